@@ -1,0 +1,143 @@
+"""Trains one accepted shard, in a worker thread: segment by segment, a state and a leaf after each.
+
+It ends when all segments are done, when the time box is over (the segment under way is then dropped), or when it is
+told to. A shard that was cut off by a crash goes on after the last state it had written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cloudlinkup.agent.duty import Duty
+from cloudlinkup.agent.files import OrderFolder
+from cloudlinkup.training.quantize import quantise
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.wire.hashes import order_leaf, segment_leaf, upload_leaf
+from cloudlinkup.wire.messages import Order
+
+RunnerFactory = Callable[..., SegmentRunner]
+
+
+class _Enough(Exception):
+    """Leaves the runner between two steps."""
+
+
+@dataclass
+class Stop:
+    """How others end a shard: `finish` keeps what is done, `abandon` throws it away. Safe from any thread."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+    abandoned: bool = False
+
+    def finish(self) -> None:
+        self.event.set()
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self.event.set()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a shard is trained from, checked."""
+
+    order: Order
+    order_hash: bytes
+    wallet: bytes
+    spec: TrainingSpec
+    weights: np.ndarray
+    features: np.ndarray
+    targets: np.ndarray
+    time_box: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`update`: the quantised update in plain bytes, empty when no segment was finished. `seconds` of wall time."""
+
+    leaves: tuple[bytes, ...]
+    segments: int
+    update: bytes
+    seconds: float
+
+
+def train_shard(
+    work: Work,
+    folder: OrderFolder,
+    *,
+    factory: RunnerFactory,
+    device: str,
+    threads: int,
+    duty: Duty,
+    stop: Stop,
+    on_segment: Callable[[int], None],
+) -> Trained:
+    """Blocks until the shard is over. `on_segment` is called in this thread with the segments done so far."""
+    order = work.order
+    shard = ShardWork(
+        seed=bytes.fromhex(order.seed),
+        segment_steps=order.segment_steps,
+        max_segments=order.max_segments,
+        progress_from=order.progress_from,
+        progress_to=order.progress_to,
+    )
+    runner = factory(work.spec, shard, work.weights, work.features, work.targets, device=device, threads=threads)
+    begun = time.monotonic()
+    leaves = [order_leaf(work.order_hash), *_resume(runner, work, folder)]
+    if runner.segment == 0:
+        folder.save_state(0, runner.state_bytes())
+    kept, steps_seen = runner.segment, 0
+
+    def between_steps() -> None:
+        nonlocal steps_seen
+        steps_seen += 1
+        duty.pause(stop.event)
+        if steps_seen % order.segment_steps == 0:
+            return  # the segment is whole: it counts, and the loop below decides
+        if stop.event.is_set() or time.monotonic() - begun > work.time_box:
+            raise _Enough
+
+    runner.between_steps = between_steps
+    duty.start()
+    while not runner.done and not stop.event.is_set() and time.monotonic() - begun <= work.time_box:
+        try:
+            steps = runner.run_segment()
+        except _Enough:
+            state = folder.state(kept)  # stopped inside a segment: go back to where it began
+            assert state is not None
+            runner.load_state(state)
+            break
+        state = runner.state_bytes()
+        kept = runner.segment
+        folder.save_state(kept, state)
+        leaves.append(segment_leaf(work.wallet, kept, steps, hashlib.sha256(state).digest()))
+        on_segment(kept)
+    update = quantise(runner.update()) if kept else b""
+    leaves.append(upload_leaf(hashlib.sha256(update).digest(), kept))
+    return Trained(tuple(leaves), kept, update, time.monotonic() - begun)
+
+
+def _resume(runner: SegmentRunner, work: Work, folder: OrderFolder) -> list[bytes]:
+    """Loads the last of the states that a crash left behind; the leaves up to it."""
+    leaves: list[bytes] = []
+    last: bytes | None = None
+    if not folder.same_boot:
+        return leaves
+    while len(leaves) < work.order.max_segments and (state := folder.state(len(leaves) + 1)) is not None:
+        last = state
+        leaves.append(
+            segment_leaf(work.wallet, len(leaves) + 1, work.order.segment_steps, hashlib.sha256(state).digest())
+        )
+    if last is not None:
+        try:
+            runner.load_state(last)
+        except ValueError:
+            return []  # not ours, or damaged: begin anew
+    return leaves

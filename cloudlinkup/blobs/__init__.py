@@ -1,0 +1,1 @@
+"""Sealed blobs by job and hash."""

@@ -1,0 +1,333 @@
+"""`cloudlinkup contribute`: offer this machine's idle time. One outbound connection, nothing listens here.
+
+Needs the plain wheel only. Reads the chain by its own RPC address and believes that, not the gateway, about seats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from cloudlinkup.cli.terminal import terminal
+from cloudlinkup.errors import BadInput
+from cloudlinkup.home import Settings
+from cloudlinkup.types import format_tokens, parse_tokens
+
+if TYPE_CHECKING:
+    from cloudlinkup.agent.shard import RunnerFactory
+    from cloudlinkup.wire.messages import Hardware, Probe
+
+DECIMALS = 6  # of the token that is asked for
+_runner: RunnerFactory | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, once checked. `ask` in base units an hour."""
+
+    settings: Settings
+    name: str
+    gateway: str
+    ca_file: Path | None
+    rpc_url: str
+    wallet: str | None
+    delegation: Path | None
+    share: float
+    ask: int
+    device: str
+    threads: int
+    drain_seconds: float
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.home.contributor(self.name)
+
+
+def use_runner(factory: RunnerFactory) -> None:
+    """Trains with another SegmentRunner in this process: for examples and tests of what the audit catches."""
+    global _runner  # noqa: PLW0603 (a process contributes once)
+    _runner = factory
+
+
+def contribute(
+    *,
+    name: str = "default",
+    gateway: str | None = None,
+    ca_file: Path | None = None,
+    rpc_url: str | None = None,
+    wallet: str | None = None,
+    delegation: Path | None = None,
+    share: float = 1.0,
+    ask: str = "1",
+    device: str = "auto",
+    threads: int = 1,
+    drain_seconds: float = 120.0,
+    print_delegation: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Offer this machine for training, and be paid for the steps that verify.
+
+    Connects outward only and works until Ctrl-C (which finishes the running shard first; again stops at once).
+    Without --wallet a wallet key is made on this machine: fine on a local chain, not for real money.
+
+    Parameters
+    ----------
+    name
+        This contributor's name here; its keys lie in a folder of that name.
+    gateway
+        The gateway to work for, as wss://host:port.
+    ca_file
+        Certificate authority that signed the gateway's certificate (PEM); the system's by default.
+    rpc_url
+        A Solana RPC address of your choice: what it says about your seat is believed, the gateway is not.
+    wallet
+        Address that is paid. Its key stays where it is; it signs one delegation (see --print-delegation).
+    delegation
+        File with the delegation that the wallet signed.
+    share
+        Part of one device's time that is offered, from 0.001 to 1.
+    ask
+        Tokens for one hour of this device at full duty.
+    device
+        auto, cpu or cuda.
+    threads
+        CPU threads that training uses.
+    drain_seconds
+        How long a running shard may go on after Ctrl-C or SIGTERM.
+    print_delegation
+        Print the text that the wallet has to sign, and stop.
+    dry_run
+        Say what would happen and what would leave this machine, without connecting.
+    """
+    options = _check(
+        name=name,
+        gateway=gateway,
+        ca_file=ca_file,
+        rpc_url=rpc_url,
+        wallet=wallet,
+        delegation=delegation,
+        share=share,
+        ask=ask,
+        device=device,
+        threads=threads,
+        drain_seconds=drain_seconds,
+    )
+    if dry_run:
+        _dry_run(options)
+        return 0
+    if print_delegation:
+        terminal.json = True  # it is a document either way: to be carried to the wallet's machine
+        terminal.result(asyncio.run(_delegation(options)))
+        return 0
+    return start(options, _runner)
+
+
+def _check(
+    *, name: str, gateway: str | None, share: float, ask: str, threads: int, rpc_url: str | None, **rest: Any
+) -> Options:
+    from cloudlinkup.agent.channel import gateway_parts
+    from cloudlinkup.agent.hardware import DEVICES
+    from cloudlinkup.agent.identity import contributor_name
+    from cloudlinkup.wire.messages import LEAST_SHARE
+
+    settings = Settings.load()
+    chosen = (gateway or settings.gateway_url).rstrip("/")
+    gateway_parts(chosen)
+    if not LEAST_SHARE <= share <= 1:
+        raise BadInput("--share", share, "not a part of one device", f"use a number from {LEAST_SHARE:g} to 1")
+    if not 1 <= threads <= 1_024:
+        raise BadInput("--threads", threads, "not a number of threads", "use 1, or as many as you have cores")
+    if rest["device"] not in DEVICES:
+        raise BadInput("--device", rest["device"], "unknown", f"use one of {', '.join(DEVICES)}")
+    if not 0 <= rest["drain_seconds"] <= 86_400:
+        raise BadInput("--drain-seconds", rest["drain_seconds"], "not a time", "use 0 to 86400 seconds")
+    return Options(
+        settings=settings,
+        name=contributor_name(name),
+        gateway=chosen,
+        ca_file=rest["ca_file"] or settings.ca_file,
+        rpc_url=rpc_url or settings.rpc_url,
+        wallet=rest["wallet"],
+        delegation=rest["delegation"],
+        share=share,
+        ask=parse_tokens(ask, DECIMALS, "--ask"),
+        device=rest["device"],
+        threads=threads,
+        drain_seconds=rest["drain_seconds"],
+    )
+
+
+def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
+    """Contributes until told to stop. Returns the exit code."""
+    import torch
+
+    from cloudlinkup.agent.agent import Agent, Offer
+    from cloudlinkup.agent.chain import RpcChain
+    from cloudlinkup.agent.hardware import choose_device, describe
+    from cloudlinkup.agent.identity import locked, open_identity
+    from cloudlinkup.agent.probes import cached, measure_or_cached
+    from cloudlinkup.agent.progress import Progress
+    from cloudlinkup.training.segments import SegmentRunner
+
+    options.settings.home.make()
+    identity, progress = open_identity(options.folder, options.wallet), Progress()
+    if identity.own_wallet is not None:
+        terminal.note(f"Pay goes to {identity.wallet}, a wallet made on this machine: fine on a local chain only.")
+    device = choose_device(options.device)
+    torch.set_num_threads(options.threads)
+    hardware = describe(device, options.threads)
+    with locked(options.folder):
+        place = options.folder / "probes.json"
+        if cached(place, hardware) is None:
+            progress.report("probing", {})
+        offer = Offer(
+            gateway=options.gateway,
+            ca_file=options.ca_file,
+            delegation=options.delegation,
+            hardware=hardware,
+            probes=measure_or_cached(place, hardware),
+            share=options.share,
+            ask=options.ask,
+            device=device,
+            threads=options.threads,
+            drain_seconds=options.drain_seconds,
+        )
+        program = options.settings.program_id
+        chain = RpcChain(options.rpc_url, program)
+
+        async def work() -> int:
+            factory = runner_factory or SegmentRunner
+            return await Agent(identity, chain, program, offer, report=progress.report, runner_factory=factory).run()
+
+        try:
+            code = asyncio.run(work())
+        finally:
+            progress.close()
+    totals = {k: str(v) if k in ("pay_if_verified", "awarded") else v for k, v in progress.totals.items()}
+    terminal.result(
+        {"name": options.name, "agent": str(identity.agent.public), "wallet": identity.wallet, **totals},
+        lambda out: out.print(
+            f"{progress.totals['segments']} segments trained, "
+            f"{format_tokens(progress.totals['pay_if_verified'], DECIMALS)} tokens if they verify; "
+            f"{format_tokens(progress.totals['awarded'], DECIMALS)} tokens awarded in jobs that ended.",
+            markup=False,
+            soft_wrap=True,
+        ),
+    )
+    return code
+
+
+async def _delegation(options: Options) -> dict[str, str]:
+    """What the wallet signs; asks the RPC which chain this is."""
+    import time
+
+    from cloudlinkup.agent.chain import RpcChain
+    from cloudlinkup.agent.identity import (
+        DELEGATION_SECONDS,
+        delegation_text,
+        open_identity,
+        printable_delegation,
+    )
+
+    options.settings.home.make()
+    identity, program = open_identity(options.folder, options.wallet), options.settings.program_id
+    document = delegation_text(
+        identity,
+        gateway=options.gateway,
+        genesis=await RpcChain(options.rpc_url, program).genesis(),
+        program=program,
+        expires=int(time.time()) + DELEGATION_SECONDS,
+    )
+    return printable_delegation(document)
+
+
+# ---------------------------------------------------------------- dry run
+
+DOES = (
+    "measures this device once (at most 3 CPU-seconds, or 30 s of GPU) and keeps the result",
+    "opens one outbound TLS connection to the gateway, and asks the RPC about the seats it is given",
+    "trains declared networks on rows that clients send, one shard at a time; no code is ever received",
+    "keeps a job's rows, weights and states in its folder (0700) until that job is over",
+)
+LEAVES = (
+    "the hardware facts, probes, share and ask shown here, signed by the agent key",
+    "signed acknowledgements and commitments, sealed model updates, and the states that an audit draws",
+)
+
+
+def _dry_run(options: Options) -> None:
+    """Says what would happen. Writes nothing and connects to nobody."""
+    from cloudlinkup.agent.chain import shown
+    from cloudlinkup.agent.hardware import choose_device, describe
+    from cloudlinkup.agent.probes import cached
+    from cloudlinkup.crypto.identity import read_key
+
+    hardware = describe(choose_device(options.device), options.threads)
+    folder = options.folder
+
+    def address(file: str) -> str | None:
+        return str(read_key(folder / file).pubkey()) if (folder / file).exists() else None
+
+    probes = cached(folder / "probes.json", hardware)
+    here = options.wallet is None
+    document: dict[str, Any] = {
+        "dry_run": True,
+        "name": options.name,
+        "folder": str(folder),
+        "gateway": options.gateway,
+        "ca_file": str(options.ca_file) if options.ca_file else None,
+        "rpc_url": shown(options.rpc_url),  # without a key that may be in it
+        "program": options.settings.program_id,
+        "agent": address("agent.json"),
+        "wallet": address("wallet.json") if here else options.wallet,
+        "wallet_key": "on this machine: fine on a local chain only" if here else "elsewhere",
+        "delegation": _delegation_state(options),
+        "hardware": hardware.model_dump(),
+        "device_class": hardware.device_class,
+        "probes": None if probes is None else [probe.model_dump() for probe in probes],
+        "share": options.share,
+        "ask": str(options.ask),
+        "ask_unit": "base units an hour at full duty",
+        "does": list(DOES),
+        "leaves_this_machine": list(LEAVES),
+    }
+    terminal.result(document, lambda out: _show(out, document, hardware, probes))
+
+
+def _delegation_state(options: Options) -> str:
+    if options.delegation is not None:
+        return f"the one in {options.delegation}, checked on connecting"
+    if (options.folder / "delegation.json").exists():
+        return "kept from before, checked on connecting"
+    return "signed by the wallet on this machine" if options.wallet is None else "missing: see --print-delegation"
+
+
+def _show(out: Console, document: dict[str, Any], hardware: Hardware, probes: tuple[Probe, ...] | None) -> None:
+    made = "(made on the first start)"
+    measured = "not measured yet: a few seconds on the first start"
+    if probes is not None:
+        measured = ", ".join(f"{p.name} {p.precision} {p.seconds * 1e3:.2f} ms (spread {p.spread:.2f})" for p in probes)
+    lines = {
+        "Contributor": f"{document['name']}, agent key {document['agent'] or made}",
+        "Pays to": f"{document['wallet'] or made}; the key is {document['wallet_key']}",
+        "Gateway": f"{document['gateway']}, checked against {document['ca_file'] or 'the system certificates'}",
+        "Pays out on": f"{document['program']} as {document['rpc_url']} shows it",
+        "Delegation": document["delegation"],
+        "Device": f"{hardware.name}, {hardware.kind}, {hardware.memory / 2**30:.1f} GiB for training, "
+        f"{hardware.threads} thread(s), {hardware.capability}, torch {hardware.torch}",
+        "Probes": measured,
+        "Offers": f"{document['share']:.0%} of the device for "
+        f"{format_tokens(int(document['ask']), DECIMALS)} tokens an hour at full duty",
+    }
+    for key, value in lines.items():
+        out.print(f"{key:>12}  {value}", markup=False, soft_wrap=True)
+    for title, sentences in (("It would:", DOES), ("What leaves this machine:", LEAVES)):
+        out.print(f"\n{title}", markup=False)
+        for sentence in sentences:
+            out.print(f"  - {sentence}", markup=False, soft_wrap=True)
+    out.print("\nNothing was sent and nothing was written. Run it without --dry-run to begin.", markup=False)

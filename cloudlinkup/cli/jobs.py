@@ -1,0 +1,219 @@
+"""`submit`, `status`, `watch`, `download`: a job from job.json to the folder with the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+import uuid
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cloudlinkup.cli.receipt import show_receipt
+from cloudlinkup.cli.stack import require_checkout
+from cloudlinkup.cli.terminal import terminal
+from cloudlinkup.errors import BadInput
+from cloudlinkup.home import Home, Settings
+from cloudlinkup.jobs import JobStore, JobView
+from cloudlinkup.types import JobSpec, canonical_json, parse_job
+
+
+def read_job(path: Path) -> JobSpec:
+    """job.json, checked as far as that goes without its data. Raises BadInput."""
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(
+            "job", str(path), "there is no such file", "`cloudlinkup init DATA --label Y` writes one"
+        ) from None
+    except (OSError, UnicodeDecodeError):
+        raise BadInput("job", str(path), "it cannot be read", "give a readable JSON file") from None
+    except ValueError as error:
+        raise BadInput("job", str(path), f"not JSON: {error}", "correct it there") from None
+    job = parse_job(document)
+    if job.deadline <= datetime.now(UTC):
+        raise BadInput("deadline", job.deadline.isoformat(), "is in the past", "give a later time, in UTC")
+    return job
+
+
+def as_request_id(text: str | None) -> str:
+    """A UUID in its usual form; a new one for None. Raises BadInput."""
+    try:
+        return str(uuid.UUID(text)) if text else str(uuid.uuid4())
+    except ValueError:
+        raise BadInput("request-id", text, "not a UUID", "leave it out, and a new one is made") from None
+
+
+def with_checked_uri(job: JobSpec, settings: Settings) -> JobSpec:
+    """The job, its URI allowed and, for a file here, whole: the run works in another folder. Raises BadInput."""
+    from cloudlinkup.tables.uri import check_uri, local_file, scheme_of
+
+    uri = job.data.uri
+    if scheme_of(uri) == "file":
+        uri = local_file(uri, settings.file_roots).as_uri()
+    else:
+        check_uri(uri, settings.file_roots)
+    return job.model_copy(update={"data": job.data.model_copy(update={"uri": uri})})
+
+
+async def submit_job(
+    path: Path, settings: Settings, request_id: str, *, watch: bool, compare: bool
+) -> tuple[dict[str, Any], float]:
+    """Submits, and follows to the end if asked. Returns the receipt or where it is, and the comparison's time."""
+    job = with_checked_uri(read_job(path), settings)
+    from cloudlinkup.cli.runs import Runs
+    from cloudlinkup.cli.watching import follow
+
+    store = JobStore(settings.home.make().jobs_db)
+    before = store.view(request_id)
+    if before is not None and before.finished:
+        terminal.note(f"Request {request_id} had ended already.")
+        return _document(before), 0.0
+    seen = max((event.id for event in store.events(request_id)), default=0)
+    run = await Runs(settings.prefect_api).submit(job.model_dump(mode="json"), request_id)
+    if before is not None:
+        store.begin(request_id, canonical_json(job).decode(), run.id)  # so that `watch` asks for the new run
+    terminal.note(f"Request {request_id}, Prefect run {run.id} ({run.state.lower()}).")
+    if not watch and not compare:
+        return {"request_id": request_id, "flow_run_id": run.id, "state": run.state}, 0.0
+    view = await follow(settings, request_id, run.id, after=seen)
+    assert view.receipt is not None
+    receipt, seconds = view.receipt, 0.0
+    if compare:
+        from cloudlinkup.cli.compare import compare as run_alone
+
+        terminal.note("Training the same job in a plain loop on this machine...")
+        began = time.monotonic()
+        alone = await run_alone(settings.home, request_id, job)
+        seconds = time.monotonic() - began
+        receipt = {**receipt, "score_single_machine": alone.score}
+    return receipt, seconds
+
+
+def submit(job: Path, /, *, watch: bool = False, compare: bool = False, request_id: str | None = None) -> None:
+    """Submit a job; it runs in the background unless you watch it.
+
+    Parameters
+    ----------
+    job
+        A job.json, as `cloudlinkup init` writes it.
+    watch
+        Follow its progress and print the receipt.
+    compare
+        Follow it, then train the same job in a plain loop on this machine and add its score to the receipt.
+    request_id
+        A UUID that names this request. The same id again shows, or continues, the same job and never pays twice.
+    """
+    require_checkout()
+    settings = Settings.load()
+    document, _ = asyncio.run(submit_job(job, settings, as_request_id(request_id), watch=watch, compare=compare))
+    terminal.result(document, lambda console: show_document(console, document))
+
+
+def show_document(console: Console, document: dict[str, Any]) -> None:
+    """A receipt, or where a job is."""
+    if "contributors" in document:
+        show_receipt(console, document)
+        console.print(f"The model: cloudlinkup download {document['request_id']}")
+    elif "stage" in document:
+        console.print(_sentence(document))
+    else:
+        console.print(f"Follow it: cloudlinkup watch {document['request_id']}")
+
+
+def _document(view: JobView) -> dict[str, Any]:
+    """The receipt of a job that is done; where it is otherwise."""
+    return view.receipt if view.receipt is not None and view.stage == "done" else asdict(view)
+
+
+def _sentence(job: dict[str, Any]) -> str:
+    rounds = f", round {job['round']} of {job['rounds']}" if job["rounds"] else ""
+    error = f": {job['error'].get('message', '')}" if job["error"] else ""
+    return f"{job['request_id']}  {job['stage']}{rounds}{error}"
+
+
+def _view(request_id: str) -> JobView:
+    path = Home.find().jobs_db
+    view = JobStore(path).view(request_id) if path.exists() else None
+    if view is None:
+        raise BadInput("request", request_id, "no such request in this home", "see `cloudlinkup status`")
+    return view
+
+
+def status(request: str | None = None, /) -> None:
+    """Where one job is, or all of them. A finished one shows its receipt.
+
+    Parameters
+    ----------
+    request
+        The request id that `submit` printed.
+    """
+    if request is not None:
+        document = _document(_view(request))
+        terminal.result(document, lambda console: show_document(console, document))
+        return
+    path = Home.find().jobs_db
+    jobs = [asdict(view) for view in JobStore(path).list()] if path.exists() else []
+
+    def show(console: Console) -> None:
+        table = Table("request", "stage", "rounds", "submitted", "error")
+        table.columns[0].no_wrap = table.columns[3].no_wrap = True
+        for job in jobs:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created"]))
+            error = (job["error"] or {}).get("message", "")[:60]
+            table.add_row(job["request_id"], job["stage"], f"{job['round']}/{job['rounds']}", when, error)
+        console.print(table if jobs else "No job was submitted in this home.")
+
+    terminal.result({"jobs": jobs}, show)
+
+
+def watch(request: str, /) -> None:
+    """Follow a job to its end and print its receipt.
+
+    Parameters
+    ----------
+    request
+        The request id that `submit` printed.
+    """
+    from cloudlinkup.cli.watching import follow
+
+    settings = Settings.load()
+    view = _view(request)
+    document = _document(asyncio.run(follow(settings, request, view.flow_run_id)))
+    terminal.result(document, lambda console: show_document(console, document))
+
+
+def download(request: str, /, *, to: Path | None = None) -> None:
+    """Copy a finished job's model: weights, spec, preprocessing, metrics, receipt.
+
+    Parameters
+    ----------
+    request
+        The request id that `submit` printed.
+    to
+        The folder to make; by default `model-` and the first eight letters of the request id.
+    """
+    view = _view(request)
+    source = Home.find().job_folder(request) / "delivered"
+    if view.stage != "done" or not source.is_dir():
+        raise BadInput(
+            "request", request, f"its model is not there (stage {view.stage})", f"`cloudlinkup watch {request}`"
+        )
+    target = to or Path(f"model-{request[:8]}")
+    if target.exists():
+        raise BadInput("to", str(target), "exists already", "name a folder that does not exist")
+    shutil.copytree(source, target)
+    files = sorted(path.name for path in target.iterdir())
+    line = f"import cloudlinkup, pandas; print(cloudlinkup.predict({str(target)!r}, pandas.read_csv('rows.csv')))"
+
+    def show(console: Console) -> None:
+        console.print(f"{target}: {', '.join(files)}", soft_wrap=True)
+        console.print(f"Predict on raw rows: {line}", markup=False, soft_wrap=True)
+
+    terminal.result({"folder": str(target), "files": files, "python": line}, show)

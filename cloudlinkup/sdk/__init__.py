@@ -1,0 +1,1 @@
+"""For Python programs of clients: using a delivered model."""

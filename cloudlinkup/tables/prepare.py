@@ -1,0 +1,227 @@
+"""From a table to training rows: split, fit the recipe on the training rows alone, encode, standardise.
+
+Refused by field, value and fix, without a cell: no label column, labels with gaps or all the same, too few rows, empty
+columns, dates, nested values, text columns with too many different words. It does not look at a column's meaning: an
+identifier that is a number trains as one, so leave it out of the table.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cloudlinkup.errors import BadInput
+from cloudlinkup.tables.recipe import (
+    MAX_WORDS,
+    MISSING,
+    CategoryColumn,
+    Column,
+    NumberColumn,
+    Preprocessing,
+    Target,
+    Word,
+    floats,
+    is_number,
+    numbers,
+    plain,
+    words,
+)
+from cloudlinkup.training.architectures import MAX_INPUTS, check_spec
+from cloudlinkup.training.data import check_rows
+from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.types import JobSpec
+from cloudlinkup.wire.hashes import digest
+
+MIN_ROWS = 20
+MAX_CLASSES = 1_000
+MAX_TABLE = 4 * 2**30  # bytes of prepared features
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """features: fp32 (rows, inputs). targets: int64 (rows,) class numbers, or standardised fp32 (rows, 1).
+
+    The holdout's are alike. `classes`: the label's own words by number, empty for regression.
+    """
+
+    features: np.ndarray
+    targets: np.ndarray
+    holdout_features: np.ndarray
+    holdout_targets: np.ndarray
+    preprocessing: Preprocessing
+    classes: tuple[Word, ...]
+    spec: TrainingSpec
+
+    def to_bytes(self) -> bytes:
+        """safetensors with the recipe and the spec in its metadata."""
+        arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)[:4]}
+        meta = [self.preprocessing.model_dump_json(), self.spec.to_bytes().decode()]
+        return save(arrays, metadata={"prepared": json.dumps(meta)})  # one entry: their order is not kept
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Prepared:
+        """Raises ValueError for anything that `to_bytes` did not write."""
+        try:
+            arrays = load(data)
+            length = int.from_bytes(data[:8], "little")
+            kept = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prepared"])
+            recipe = Preprocessing.model_validate_json(kept[0])
+            spec = TrainingSpec.from_bytes(kept[1].encode())
+            x, y, held_x, held_y = (np.array(arrays[f.name]) for f in fields(cls)[:4])
+        except (SafetensorError, KeyError, IndexError, TypeError, ValidationError):
+            raise ValueError("not prepared rows") from None
+        check_rows(x, y, spec)
+        check_rows(held_x, held_y, spec)
+        return cls(x, y, held_x, held_y, recipe, recipe.classes or (), spec)
+
+
+def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
+    """The job's rows, ready to train on. The same table and job give the same bytes. Raises BadInput."""
+    label = job.data.label
+    duplicates = frame.columns[frame.columns.duplicated()]
+    if len(duplicates):
+        raise BadInput(str(duplicates[0]), "(twice)", "this column's name is used twice", "rename one")
+    if label not in frame.columns:
+        problem = f"is not among the table's {len(frame.columns)} columns"
+        raise BadInput("data.label", label, problem, "correct its spelling, or give the table a header")
+    if len(frame.columns) < 2:
+        raise BadInput("data.uri", "1 column", "there is no column but the label", "add columns to learn from")
+    if len(frame) < MIN_ROWS:
+        raise BadInput("data.uri", f"{len(frame)} rows", f"at least {MIN_ROWS} are needed", "add rows")
+    answers = plain(pd.Series(frame[label]))
+    missing = int(np.count_nonzero(answers.isna()))
+    if missing:
+        raise BadInput("data.label", label, f"{missing} rows have no label", "remove those rows")
+
+    if job.task == "classification":
+        classes, codes = _classes(answers)
+        train, held = _split(codes, job.data.holdout, job.train.seed)
+        targets, outputs, target = codes, len(classes), None
+    else:
+        raw = _regression(answers)
+        train, held = _split(np.zeros(len(raw), np.int64), job.data.holdout, job.train.seed)
+        target = _target(raw[train], label)
+        classes, outputs = None, 1
+        targets = ((raw - target.mean) / target.scale).astype(np.float32)[:, None]
+    fitted = [_fit(plain(pd.Series(frame[name])).iloc[train]) for name in frame.columns if name != label]
+    columns = [column for column in fitted if column is not None]
+    if not columns:
+        raise BadInput("data.uri", "no feature", "no column but the label varies", "add columns to learn from")
+    recipe = Preprocessing(label=label, task=job.task, columns=tuple(columns), classes=classes, target=target)
+    if recipe.inputs > MAX_INPUTS or recipe.inputs * len(frame) * 4 > MAX_TABLE:
+        size = f"{recipe.inputs} features, {len(frame)} rows"
+        raise BadInput("data.uri", size, "too large once categories are columns", "drop columns or rows")
+    features = recipe.features(frame)
+    model = job.model.model_dump(mode="json")
+    spec = TrainingSpec(
+        task=job.task,
+        model=model,
+        inputs=recipe.inputs,
+        outputs=outputs,
+        batch=job.train.batch,
+        lr=job.train.lr,
+        seed=job.train.seed,
+        precision=job.train.precision,
+    )
+    try:
+        check_spec(spec)
+    except ValueError as error:
+        raise BadInput("model", f"{recipe.inputs} inputs, {outputs} outputs", str(error), "make it smaller") from None
+    return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+
+
+def _classes(series: pd.Series) -> tuple[tuple[Word, ...], np.ndarray]:
+    """(the label's words in order, each row's class number)."""
+    name = str(series.name)
+    if pd.api.types.is_bool_dtype(series.dtype):
+        values: list[Word] = [bool(v) for v in series]
+    elif pd.api.types.is_integer_dtype(series.dtype):
+        values = [int(v) for v in series]
+    elif pd.api.types.is_float_dtype(series.dtype):
+        values = [float(v) for v in series]
+        if not all(isfinite(v) and v.is_integer() for v in values if isinstance(v, float)):
+            fix = 'use task "regression", or a label of classes'
+            raise BadInput("data.label", name, "its numbers are not classes", fix)
+    elif all(isinstance(v, str) for v in series):
+        values = [str(v) for v in series]
+    else:
+        raise BadInput("data.label", name, "labels must be text, whole numbers or booleans", "convert the column")
+    found = sorted(set(values))
+    if len(found) < 2:
+        raise BadInput("data.label", name, "every row has the same label", "choose a label that varies")
+    if len(found) > MAX_CLASSES:
+        problem = f"{len(found)} different labels are more than {MAX_CLASSES}"
+        raise BadInput("data.label", name, problem, 'merge classes, or use task "regression" for numbers')
+    number = {value: k for k, value in enumerate(found)}
+    return tuple(found), np.array([number[value] for value in values], np.int64)
+
+
+def _regression(series: pd.Series) -> np.ndarray:
+    name = str(series.name)
+    if not is_number(series):
+        raise BadInput("data.label", name, "regression needs a numeric label", 'use task "classification"')
+    values = floats(series)
+    if not np.isfinite(values).all():
+        raise BadInput("data.label", name, "some labels are infinite", "remove those rows")
+    return values
+
+
+def _target(values: np.ndarray, label: str) -> Target:
+    scale = float(values.std())
+    if not isfinite(scale) or scale <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        raise BadInput("data.label", label, "the label does not vary", "choose a label that varies")
+    return Target(mean=float(values.mean()), scale=scale)
+
+
+def _split(codes: np.ndarray, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training rows, held-out rows), ascending; by class as far as a class has the rows."""
+    key = np.frombuffer(digest("holdout", seed)[:16], "<u8")
+    order = np.argsort(np.random.Philox(key=key).random_raw(len(codes)), kind="stable")
+    held = []
+    for code in np.unique(codes):
+        rows = order[codes[order] == code]
+        held.append(rows[: min(round(holdout * len(rows)), len(rows) - 1)])
+    out = np.sort(np.concatenate(held))
+    if not len(out):  # only tiny classes: one row in all, from the largest
+        largest = np.bincount(codes).argmax()
+        out = order[codes[order] == largest][:1]
+    inside = np.ones(len(codes), bool)
+    inside[out] = False
+    if not inside.any():
+        raise BadInput("data.holdout", holdout, "leaves no row to train on", "lower it")
+    return np.flatnonzero(inside), out
+
+
+def _fit(series: pd.Series) -> Column | None:
+    """One column's recipe, from training rows only; None for a column that does not vary there."""
+    name = str(series.name)
+    if series.isna().all():
+        raise BadInput(name, "all missing", "this column has no value in the training rows", "remove it")
+    if is_number(series):
+        values = numbers(series)
+        median = float(np.nanmedian(values))
+        filled = np.where(np.isnan(values), median, values)
+        mean, scale = float(filled.mean()), float(filled.std())
+        if not isfinite(mean) or not isfinite(scale):
+            raise BadInput(name, "too large", "this column's numbers are too large", "rescale it")
+        if scale <= 1e-12 * abs(mean):
+            return None
+        return NumberColumn(name=name, median=median, mean=mean, scale=scale)
+    if pd.api.types.is_datetime64_any_dtype(series.dtype) or pd.api.types.is_timedelta64_dtype(series.dtype):
+        fix = "turn it into numbers (days since a date, month, weekday), or remove it"
+        raise BadInput(name, str(series.dtype), "dates are not read as features", fix)
+    present = series.astype(object).dropna()
+    if not all(isinstance(value, str | bool | int | float | np.generic) for value in present):
+        raise BadInput(name, str(series.dtype), "this column holds neither numbers nor words", "convert or remove it")
+    found = sorted(set(words(series)))
+    if len(found) - (MISSING in found) > MAX_WORDS:
+        problem = f"{len(found)} different words are more than {MAX_WORDS}"
+        raise BadInput(name, str(series.dtype), problem, "group rare words, or remove the column")
+    return CategoryColumn(name=name, words=tuple(found)) if len(found) > 1 else None

@@ -1,0 +1,186 @@
+"""A client's table, read under limits: bytes, cells, seconds. Errors name no cell.
+
+CSV (UTF-8, comma, with a header) or Parquet. Files come from allowed folders, https from the very addresses that were
+checked (each redirect is checked again, and followed by nobody else), s3 through s3fs where it is installed, with the
+credentials of the process's environment or profile. Parsing itself cannot be interrupted: its input's size is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urljoin
+
+import httpx
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cloudlinkup.errors import BadInput, Unavailable
+from cloudlinkup.tables.uri import check_uri, local_file, public_addresses, refuse, scheme_of
+from cloudlinkup.types import DataSpec
+
+MAX_BYTES = 512 * 2**20
+MAX_CELLS = 300_000_000
+MAX_EXPANSION = 8  # times MAX_BYTES that a Parquet file may take once unpacked
+TIMEOUT = 120.0  # seconds for fetching
+MAX_REDIRECTS = 3
+
+Resolve = Callable[[str, str], list[str]]
+
+
+async def read_table(
+    data: DataSpec, roots: tuple[Path, ...], max_bytes: int = MAX_BYTES, seconds: float = TIMEOUT
+) -> pd.DataFrame:
+    """The table behind `data.uri`. Raises BadInput by field and fix, or Unavailable when a host does not answer."""
+    scheme = scheme_of(data.uri)
+    await asyncio.to_thread(check_uri, data.uri, roots)
+    try:
+        async with asyncio.timeout(seconds):
+            if scheme == "file":
+                raw = await asyncio.to_thread(_read_file, data.uri, roots, max_bytes)
+            elif scheme == "https":
+                raw = await download(data.uri, max_bytes, seconds=seconds)
+            else:
+                raw = await asyncio.to_thread(_read_s3, data.uri, max_bytes, seconds)
+    except TimeoutError:
+        raise Unavailable(f"data.uri did not answer within {seconds:g} s. Fix: try again, or copy it nearer") from None
+    return await asyncio.to_thread(parse_table, raw, data, max_bytes)
+
+
+def _too_large(uri: str, limit: int) -> BadInput:
+    return refuse(uri, f"is larger than {limit // 2**20} MiB", "sample it, or drop columns")
+
+
+def _read_file(uri: str, roots: tuple[Path, ...], limit: int) -> bytes:
+    with local_file(uri, roots).open("rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise _too_large(uri, limit)
+    return raw
+
+
+def _read_s3(uri: str, limit: int, seconds: float) -> bytes:
+    try:
+        import s3fs
+    except ImportError:
+        raise Unavailable("reading s3: needs s3fs. Fix: install it, or use https: or a file") from None
+    config = {"connect_timeout": min(seconds, 10.0), "read_timeout": seconds, "retries": {"max_attempts": 2}}
+    system = s3fs.S3FileSystem(config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+    try:
+        if int(system.info(uri)["size"]) > limit:
+            raise _too_large(uri, limit)
+        with system.open(uri, "rb", block_size=8 * 2**20, cache_type="readahead") as file:
+            raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise refuse(uri, "there is no such object", "check bucket and key") from None
+    except PermissionError:
+        raise refuse(uri, "access is refused", "give this process credentials by name (AWS_PROFILE)") from None
+    except BadInput:
+        raise
+    except Exception as error:  # botocore's tree is not ours to import; its messages may hold request details
+        raise Unavailable(f"s3 did not answer ({type(error).__name__}). Fix: check endpoint and credentials") from None
+    assert isinstance(raw, bytes)
+    if len(raw) > limit:
+        raise _too_large(uri, limit)
+    return raw
+
+
+async def download(
+    uri: str,
+    limit: int,
+    *,
+    seconds: float = TIMEOUT,
+    resolve: Resolve = public_addresses,
+    verify: ssl.SSLContext | bool = True,
+) -> bytes:
+    """GET over https, connecting to an address that `resolve` allowed, with the host's own name in SNI and certificate.
+
+    Raises BadInput for a refused address, redirect, status or size; Unavailable when the host does not answer.
+    """
+    limits = httpx.Timeout(seconds, connect=min(seconds, 10.0))
+    async with httpx.AsyncClient(verify=verify, timeout=limits, trust_env=False, follow_redirects=False) as client:
+        where = uri
+        for _ in range(MAX_REDIRECTS + 1):
+            parts = httpx.URL(where)
+            addresses = await asyncio.to_thread(resolve, parts.host, uri)
+            request = client.build_request(
+                "GET",
+                parts.copy_with(host=addresses[0]),
+                headers={"Host": parts.netloc.decode("ascii"), "Accept-Encoding": "identity"},
+                extensions={"sni_hostname": parts.host},
+            )
+            try:
+                response = await client.send(request, stream=True)
+                try:
+                    if response.is_redirect:
+                        where = _redirected(uri, where, response.headers.get("location", ""))
+                        continue
+                    if response.status_code != 200:
+                        raise refuse(uri, f"answered with status {response.status_code}", "check the URI")
+                    return await _body(response, uri, limit)
+                finally:
+                    await response.aclose()
+            except httpx.HTTPError as error:
+                raise Unavailable(f"data.uri did not answer ({type(error).__name__}). Fix: try again later") from None
+        raise refuse(uri, f"redirects more than {MAX_REDIRECTS} times", "give the final URI")
+
+
+def _redirected(uri: str, where: str, location: str) -> str:
+    target = urljoin(where, location)
+    if not location or not target.lower().startswith("https:") or httpx.URL(target).userinfo:
+        raise refuse(uri, "redirects to what is not plain https", "give the final URI")
+    return target
+
+
+async def _body(response: httpx.Response, uri: str, limit: int) -> bytes:
+    if int(response.headers.get("content-length") or 0) > limit:
+        raise _too_large(uri, limit)
+    chunks, size = [], 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(uri, limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_table(raw: bytes, data: DataSpec, max_bytes: int = MAX_BYTES) -> pd.DataFrame:
+    """The bytes as a table. Raises BadInput that gives at most a line number."""
+    frame = _parquet(raw, data, max_bytes) if data.format == "parquet" else _csv(raw, data)
+    if frame.size > MAX_CELLS:
+        raise refuse(data.uri, f"has more than {MAX_CELLS:,} cells", "sample it, or drop columns")
+    frame.columns = [str(name) for name in frame.columns]
+    return frame
+
+
+def _csv(raw: bytes, data: DataSpec) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(io.BytesIO(raw), encoding="utf-8-sig", compression=None, low_memory=False)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise refuse(data.uri, f"is not UTF-8 text (line {line})", "save it as UTF-8, or as Parquet") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OverflowError) as error:
+        line = re.search(r"line (\d+)", str(error))
+        place = f" (line {line.group(1)})" if line else ""
+        raise refuse(data.uri, f"is not a comma-separated table with a header{place}", "correct the file") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
+        raise refuse(data.uri, "has rows with more fields than its header", "correct the header")
+    return frame
+
+
+def _parquet(raw: bytes, data: DataSpec, max_bytes: int) -> pd.DataFrame:
+    fix = "write it again as Parquet with plain columns"
+    try:
+        file = pq.ParquetFile(io.BytesIO(raw))
+        meta = file.metadata
+        unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        if meta.num_rows * max(1, meta.num_columns) > MAX_CELLS or unpacked > MAX_EXPANSION * max_bytes:
+            raise refuse(data.uri, "is too large once it is unpacked", "sample it, or drop columns")
+        return file.read().to_pandas(ignore_metadata=True, strings_to_categorical=False)
+    except (pa.ArrowException, ValueError, TypeError, OSError, NotImplementedError):
+        raise refuse(data.uri, "is not a readable Parquet file", fix) from None

@@ -1,0 +1,54 @@
+"""The same job on one machine: torch's own AdamW and autograd in a plain loop over all training rows.
+
+As many samples, the same network, start, batch, peak rate and schedule, so that `--compare` and the benchmark have
+something honest beside them. It takes every step in sequence, which a job split over contributors cannot, and keeps
+its optimizer's state: at equal samples it is the harder one to beat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from cloudlinkup.training.architectures import build, flat_weights
+from cloudlinkup.training.schedule import factor
+from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.training.threads import torch_threads
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Flat fp32 `weights` after `steps` steps that took `seconds`."""
+
+    weights: np.ndarray
+    steps: int
+    seconds: float
+
+
+def train_alone(
+    spec: TrainingSpec, features: np.ndarray, targets: np.ndarray, samples: int, *, seed: int = 0, threads: int = 1
+) -> Baseline:
+    """Trains on `samples` samples (rounded up to whole batches), drawn by epochs. `seed` shuffles the rows."""
+    module = build(spec)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
+    entropy = torch.nn.functional.cross_entropy
+    loss = entropy if spec.task == "classification" else torch.nn.functional.mse_loss
+    x, y = torch.from_numpy(np.array(features)), torch.from_numpy(np.array(targets))
+    generator = torch.Generator().manual_seed(seed)
+    steps = -(-samples // spec.batch)
+    order = torch.empty(0, dtype=torch.int64)
+    with torch_threads(threads):
+        started = perf_counter()
+        for index in range(steps):
+            while len(order) < spec.batch:
+                order = torch.cat([order, torch.randperm(len(x), generator=generator)])
+            rows, order = order[: spec.batch], order[spec.batch :]
+            optimizer.param_groups[0]["lr"] = spec.lr * factor((index + 0.5) / steps)
+            optimizer.zero_grad()
+            loss(module(x[rows]), y[rows]).backward()
+            optimizer.step()
+        seconds = perf_counter() - started
+    return Baseline(flat_weights(module), steps, seconds)

@@ -1,0 +1,59 @@
+"""What the coordinator holds and publishes.
+
+It keeps the true weights w in fp32 and publishes w^_t = w^_(t-1) + Q(w_t - w^_(t-1)): what one round's quantisation
+loses is in the next round's difference, so the error does not grow and costs contributors nothing to carry. Both sides
+add the same dequantised delta to the same base, so their bytes agree. A joiner needs one whole snapshot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cloudlinkup.training.quantize import dequantise, quantise
+
+
+def apply_delta(base: np.ndarray, delta: bytes) -> np.ndarray:
+    """The next published weights from the last ones. Raises ValueError for a delta that is malformed or overflows."""
+    with np.errstate(over="ignore"):
+        result = base + dequantise(delta, base.shape[0])
+    if not np.isfinite(result).all():
+        raise ValueError("the delta leads to weights that are not finite")
+    return result
+
+
+class Published:
+    """The coordinator's weights. `weights` is fp32 w_t, `published` what everybody starts round t + 1 from."""
+
+    def __init__(self, weights: np.ndarray, published: np.ndarray | None = None, rounds: int = 0) -> None:
+        if weights.ndim != 1 or weights.dtype != np.float32 or not np.isfinite(weights).all():
+            raise ValueError("flat, finite fp32 weights are needed")
+        if published is None:
+            published = weights
+        if published.shape != weights.shape or published.dtype != np.float32:
+            raise ValueError("published weights differ in shape or dtype")
+        self.weights, self.published, self.rounds = weights.copy(), published.copy(), rounds
+
+    def advance(self, weights: np.ndarray) -> bytes:
+        """Takes the round's new weights; returns the delta to send. Raises ValueError when they are not finite."""
+        if weights.shape != self.weights.shape or not np.isfinite(weights).all():
+            raise ValueError("the new weights differ in shape or are not finite")
+        weights = weights.astype(np.float32)
+        delta = quantise(weights - self.published)
+        self.published = apply_delta(self.published, delta)
+        self.weights, self.rounds = weights, self.rounds + 1
+        return delta
+
+    def to_bytes(self) -> bytes:
+        """For resuming after a crash."""
+        return save({"weights": self.weights, "published": self.published, "rounds": np.array([self.rounds], np.int64)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Published:
+        """Raises ValueError for anything that `to_bytes` did not write."""
+        try:
+            tensors = load(data)
+            return cls(np.array(tensors["weights"]), np.array(tensors["published"]), int(tensors["rounds"][0]))
+        except (SafetensorError, KeyError, IndexError, TypeError):
+            raise ValueError("not a coordinator's state") from None

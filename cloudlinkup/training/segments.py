@@ -1,0 +1,206 @@
+"""A shard's training, segment by segment: what the contributor runs and what the audit replays.
+
+AdamW (0.9, 0.99, eps 1e-8, no decay), fresh in each shard, learning rate by `schedule`. Same spec, work, start, rows,
+threads and device class give the same bytes: rows come from raw Philox words, sums from fixed-order kernels. Step i's
+rows depend on i alone, so a replay of one segment needs none before it.
+
+State bytes, little-endian: magic "CLST", u32 version 1, u64 parameters n, then weights, first and second moments
+(n fp32 each), then u64 steps done. The commitment's leaves are SHA-256 of these.
+
+Does not cover state kept across rounds. On CUDA it asks torch for deterministic kernels and no TF32 (process-wide).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from cloudlinkup.training.architectures import parameter_count
+from cloudlinkup.training.data import check_rows
+from cloudlinkup.training.mlp import MlpGradient
+from cloudlinkup.training.schedule import rate
+from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.threads import torch_threads
+from cloudlinkup.wire.hashes import digest
+
+BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
+_HEADER = struct.Struct("<4sIQ")
+_TAIL = struct.Struct("<Q")
+_MAGIC, _VERSION = b"CLST", 1
+
+
+def state_size(parameters: int) -> int:
+    """Bytes of a state: what an opening may cost."""
+    return _HEADER.size + 12 * parameters + _TAIL.size
+
+
+def _nothing() -> None:
+    pass
+
+
+class SegmentRunner:
+    """One shard. `between_steps` is called after every step; raise there to stop.
+
+    weights: flat fp32 published weights. features: fp32 (rows, inputs). targets: int64 (rows,) or fp32 (rows, outputs).
+    Raises ValueError when any of them does not fit the spec.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        work: ShardWork,
+        weights: np.ndarray,
+        features: np.ndarray,
+        targets: np.ndarray,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        count = parameter_count(spec)
+        check_rows(features, targets, spec)
+        if weights.shape != (count,) or weights.dtype != np.float32:
+            raise ValueError(f"weights must be flat fp32 of {count}")
+        if work.segment_steps < 1 or work.max_segments < 1 or threads < 1:
+            raise ValueError("segment_steps, max_segments and threads must be at least 1")
+        self.spec, self.work, self.threads = spec, work, threads
+        self.between_steps: Callable[[], None] = _nothing
+        if device != "cpu":
+            _deterministic_cuda()
+        self._published = weights.copy()
+        self._x = torch.from_numpy(np.array(features)).to(device)
+        self._y = torch.from_numpy(np.array(targets)).to(device)
+        # torch's own allocations are 64-byte aligned: alignment decides which kernel, so which rounding, is used
+        self._w, self._m, self._v = (torch.zeros(count, device=device) for _ in range(3))
+        self._w.copy_(torch.from_numpy(self._published))
+        self._gradient, self._scratch = torch.zeros_like(self._w), torch.zeros_like(self._w)
+        self._network = MlpGradient(spec, self._w, self._gradient)
+        self._key = np.frombuffer(digest("epochs", work.seed)[:16], "<u8")
+        self._epochs: dict[int, np.ndarray] = {}
+        self._steps = 0
+        self._segment = 0
+        self._inside = False
+
+    # ------------------------------------------------------------ progress
+
+    @property
+    def segment(self) -> int:
+        """Finished segments."""
+        return self._segment
+
+    @property
+    def done(self) -> bool:
+        return self._segment >= self.work.max_segments
+
+    def run_segment(self) -> int:
+        """Runs the next segment and returns its steps; 0, and nothing done, when the shard is finished.
+
+        What `between_steps` or `step` raises goes through, and leaves the state inside the segment: `load_state` of
+        where it began comes next. RuntimeError without it.
+        """
+        if self.done:
+            return 0
+        if self._inside:
+            raise RuntimeError("the runner was stopped inside a segment: load a state first")
+        first = self._segment * self.work.segment_steps
+        self._inside = True
+        with torch_threads(self.threads), torch.no_grad():
+            for index in range(first, first + self.work.segment_steps):
+                self.step(index)
+                self.between_steps()
+        self._segment, self._inside = self._segment + 1, False
+        return self.work.segment_steps
+
+    # ------------------------------------------------------------ one step
+
+    def rows(self, index: int) -> np.ndarray:
+        """Row numbers, int64 (batch,), of the shard's step `index`. Epochs follow each other without a short batch."""
+        rows, batch = len(self._x), self.spec.batch
+        position, pieces, missing = index * batch, [], batch
+        while missing:
+            epoch, offset = divmod(position, rows)
+            piece = self._permutation(epoch)[offset : offset + missing]
+            pieces.append(piece)
+            position, missing = position + len(piece), missing - len(piece)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        found = self._epochs.get(epoch)
+        if found is None:
+            # the epoch is the counter's highest word, so epochs never overlap; raw words are stable across numpy
+            words = np.random.Philox(key=self._key, counter=[0, 0, 0, epoch]).random_raw(len(self._x))
+            found = np.argsort(words, kind="stable")
+            if len(self._epochs) >= 4:
+                self._epochs.clear()
+            self._epochs[epoch] = found
+        return found
+
+    def step(self, index: int) -> None:
+        """The shard's step `index` (0-based): gradient on its rows, one AdamW update."""
+        rows = torch.from_numpy(self.rows(index)).to(self._x.device)
+        self._network.compute(self._x.index_select(0, rows), self._y.index_select(0, rows))
+        self._steps += 1
+        self._adamw(rate(self.spec.lr, self.work, index))
+
+    def _adamw(self, lr: float) -> None:
+        g, scratch = self._gradient, self._scratch
+        self._m.lerp_(g, 1 - BETA1)
+        self._v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+        torch.sqrt(self._v, out=scratch)
+        scratch.mul_((1 - BETA2**self._steps) ** -0.5).add_(EPSILON)
+        self._w.addcdiv_(self._m, scratch, value=-lr / (1 - BETA1**self._steps))
+
+    # ------------------------------------------------------------ state and result
+
+    def weights(self) -> np.ndarray:
+        """A copy of the present flat weights."""
+        return np.array(self._w.cpu().numpy())
+
+    def update(self) -> np.ndarray:
+        """Present weights minus published ones: what is quantised and uploaded."""
+        return self.weights() - self._published
+
+    def _parts(self) -> list[bytes | memoryview]:
+        vectors = [np.ascontiguousarray(t.cpu().numpy(), "<f4").data.cast("B") for t in (self._w, self._m, self._v)]
+        return [_HEADER.pack(_MAGIC, _VERSION, self._w.numel()), *vectors, _TAIL.pack(self._steps)]
+
+    def state_bytes(self) -> bytes:
+        """Weights, optimizer and steps, as the module's docstring lays them out."""
+        return b"".join(self._parts())
+
+    def state_hash(self) -> bytes:
+        """SHA-256 of `state_bytes`, without building them."""
+        hashed = hashlib.sha256()
+        for part in self._parts():
+            hashed.update(part)
+        return hashed.digest()
+
+    def load_state(self, data: bytes) -> None:
+        """Goes to a state that stands between two segments. Raises ValueError for any other bytes."""
+        w, m, v, steps = read_state(data, self._w.numel())
+        segment, rest = divmod(steps, self.work.segment_steps)
+        if rest or segment > self.work.max_segments:
+            raise ValueError("the state does not stand between two segments of this shard")
+        for tensor, vector in ((self._w, w), (self._m, m), (self._v, v)):
+            tensor.copy_(torch.from_numpy(np.array(vector)))
+        self._steps, self._segment, self._inside = steps, segment, False
+
+
+def read_state(data: bytes, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """(weights, first moments, second moments, steps) as read-only views. Raises ValueError."""
+    if len(data) != state_size(parameters):
+        raise ValueError(f"a state of {len(data)} bytes where {state_size(parameters)} are needed")
+    if _HEADER.unpack_from(data) != (_MAGIC, _VERSION, parameters):
+        raise ValueError("not a state of version 1 for this network")
+    w, m, v = np.frombuffer(data, "<f4", 3 * parameters, _HEADER.size).reshape(3, parameters)
+    return w, m, v, _TAIL.unpack_from(data, len(data) - _TAIL.size)[0]
+
+
+def _deterministic_cuda() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,62 @@
+"""What a shard's training is made of, as frozen values with one byte form.
+
+`TrainingSpec` is the same for every shard of a job (its hash stands in every order); `ShardWork` is one shard's.
+Both come from the signed order, never from the contributor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """`model` is the job's model object as plain JSON; `inputs` features in, `outputs` logits or targets out."""
+
+    task: Task
+    model: dict[str, Any]
+    inputs: int
+    outputs: int
+    batch: int
+    lr: float
+    seed: int
+    precision: Literal["fp32"] = "fp32"
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TrainingSpec:
+        """Raises ValueError or TypeError for anything that is not exactly a TrainingSpec."""
+        raw = json.loads(data)
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+        spec = cls(**raw)
+        if spec.to_bytes() != data:
+            raise ValueError("not in canonical form")
+        return spec
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """One shard: at most `max_segments` segments of `segment_steps` optimizer steps each.
+
+    `progress_from` and `progress_to` (millionths of the job's samples) position the learning-rate schedule at the
+    first step and after the last possible one.
+    """
+
+    seed: bytes
+    segment_steps: int
+    max_segments: int
+    progress_from: int
+    progress_to: int

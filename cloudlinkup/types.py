@@ -1,0 +1,216 @@
+"""What crosses a boundary: ids, money, the job a client submits, the receipt it gets.
+
+Money is an integer of base units (u64) everywhere; `parse_tokens` and `format_tokens` are the only two places where
+token units appear. Models are frozen pydantic models that refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+
+from cloudlinkup.errors import BadInput
+
+RequestId = NewType("RequestId", str)  # the client's UUID: the idempotency key of the whole job
+JobId = NewType("JobId", str)  # UUIDv7 as 32 hex digits, minted at escrow-lock from the chain's clock
+Wallet = NewType("Wallet", str)  # base58 Ed25519 key that is paid
+AgentKey = NewType("AgentKey", str)  # base58 Ed25519 key on the contributor's machine; also its Dask worker name
+Sha256 = NewType("Sha256", str)  # 64 hex digits
+BaseUnits = NewType("BaseUnits", int)  # u64
+
+U64_MAX = 2**64 - 1
+CAPS = {"samples": 10**9, "batch": 65_536, "layers": 16, "width": 8_192, "contributors": 64}
+
+
+class Frozen(BaseModel):
+    """Base of every model that crosses a boundary: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------- money
+
+
+def parse_tokens(text: str, decimals: int, field: str = "budget") -> BaseUnits:
+    """Token units as text ("12.5") to base units, exactly.
+
+    Raises BadInput for anything but a plain non-negative decimal that fits u64 and the mint's decimals.
+    """
+    if not re.fullmatch(r"\d{1,20}(\.\d{1,18})?", text, flags=re.ASCII):
+        raise BadInput(field, text, "not a plain decimal number of tokens", 'write it as text, like "12.5"')
+    whole, _, part = text.partition(".")
+    if len(part.rstrip("0")) > decimals:
+        raise BadInput(field, text, f"finer than this mint's {decimals} decimals", "round it")
+    units = int(whole) * 10**decimals + int((part.rstrip("0")).ljust(decimals, "0") or "0")
+    if units > U64_MAX:
+        raise BadInput(field, text, "larger than any token account can hold", "lower it")
+    return BaseUnits(units)
+
+
+def format_tokens(units: int, decimals: int) -> str:
+    """Base units to token units as text, without floats: ``format_tokens(1500000, 6) == "1.5"``."""
+    sign, units = ("-", -units) if units < 0 else ("", units)
+    whole, part = divmod(units, 10**decimals)
+    tail = str(part).rjust(decimals, "0").rstrip("0") if decimals else ""
+    return f"{sign}{whole}.{tail}" if tail else f"{sign}{whole}"
+
+
+# ---------------------------------------------------------------- the job a client submits
+
+Activation = Literal["relu", "gelu", "tanh", "silu"]
+
+
+class DataSpec(Frozen):
+    """Where the rows are. `holdout` is the share of rows kept back for the score."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=2_000)]
+    format: Literal["parquet", "csv"]
+    label: Annotated[str, Field(min_length=1, max_length=256)]
+    holdout: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+
+
+class MlpSpec(Frozen):
+    """A multi-layer perceptron; input and output widths follow from the data."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=CAPS["width"])], ...], Field(max_length=CAPS["layers"])] = (
+        64,
+        32,
+    )
+    activation: Activation = "relu"
+
+
+class TrainSpec(Frozen):
+    """`samples` is the total over all contributors; one optimizer step takes `batch` of them."""
+
+    samples: Annotated[int, Field(ge=1, le=CAPS["samples"])]
+    batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] = 32
+    lr: Annotated[float, Field(gt=0, le=1)] = 0.01
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    precision: Literal["fp32"] = "fp32"
+
+
+class ContributorsSpec(Frozen):
+    """`allow`: wallets that may see the rows; empty means whoever this cell admits."""
+
+    max: Annotated[int, Field(ge=1, le=CAPS["contributors"])] = 4
+    allow: tuple[str, ...] = ()
+
+
+class JobSpec(Frozen):
+    """job.json. The only thing a client writes."""
+
+    version: Literal[1]
+    data: DataSpec
+    task: Literal["classification", "regression"]
+    model: MlpSpec
+    train: TrainSpec
+    contributors: ContributorsSpec = ContributorsSpec()
+    budget: str
+    deadline: datetime
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, value: str) -> str:
+        if not re.fullmatch(r"\d{1,20}(\.\d{1,18})?", value, flags=re.ASCII):
+            raise ValueError('not a plain decimal number of tokens, like "12.5"')
+        return value
+
+    @field_validator("deadline")
+    @classmethod
+    def _utc(cls, value: datetime) -> datetime:
+        if value.tzinfo is None or value.utcoffset() != UTC.utcoffset(None):
+            raise ValueError("must be RFC 3339 in UTC, like 2030-01-31T12:00:00Z")
+        return value.astimezone(UTC)
+
+    @field_serializer("deadline")
+    def _rfc3339(self, value: datetime) -> str:
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_job(document: object) -> JobSpec:
+    """A job from parsed JSON. Raises BadInput that names the field, the value and one fix."""
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise as_bad_input(error) from None
+
+
+def as_bad_input(error: ValidationError) -> BadInput:
+    """The first problem pydantic found, in this project's form."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "job"
+    kind, context = first["type"], first.get("ctx", {})
+    fixes = {
+        "extra_forbidden": "remove it, or correct its spelling",
+        "missing": "add it",
+        "literal_error": f"use {context.get('expected', 'an allowed value')}",
+    }
+    value = "(absent)" if kind == "missing" else first["input"]
+    problem = first["msg"].removeprefix("Value error, ")
+    return BadInput(field, value, problem, fixes.get(kind, "correct it; `cloudlinkup init` writes a job that is valid"))
+
+
+def canonical_json(document: Any) -> bytes:
+    """The one byte form of a document: sorted keys, no spaces, ASCII. What is hashed and signed."""
+    if isinstance(document, BaseModel):
+        document = document.model_dump(mode="json")
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+# ---------------------------------------------------------------- the receipt
+
+
+class ContributorLine(Frozen):
+    """One contributor's line of the receipt. `speed` is samples a second as the gateway saw them."""
+
+    wallet: str
+    speed: float
+    cap: str
+    segments: int
+    accepted: int
+    replayed: int
+    rejected: int
+    paid: str
+    pending: str
+    state: Literal["active", "rejected", "lost", "idle"]
+
+
+class SignatureLine(Frozen):
+    """One transaction of the job: the stage that sent it and its base58 signature."""
+
+    stage: str
+    signature: str
+
+
+class Receipt(Frozen):
+    """What a job did and cost. Amounts are base units as decimal text; when settled budget = paid + fee + refunded."""
+
+    request_id: str
+    job_id: str
+    flow_run_id: str
+    mint: str
+    decimals: int
+    budget: str
+    awarded: str
+    paid: str
+    pending: str
+    fee: str
+    refunded: str
+    settled: bool
+    rounds: int
+    metric: str
+    score: float
+    score_single_machine: float | None = None
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    audit_bytes: int
+    predictor: str
+    quoted: dict[str, Any]
+    contributors: tuple[ContributorLine, ...]
+    signatures: tuple[SignatureLine, ...]

@@ -1,0 +1,1 @@
+"""The audit: Merkle trees, challenges, replays, gates. Imports what `training` imports."""

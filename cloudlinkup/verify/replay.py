@@ -1,0 +1,261 @@
+"""The audit's core: run a drawn segment again and compare.
+
+A segment is replayed from the published weights (through all segments before it) or from an opened before-state,
+whichever is cheaper (`plan_openings`); the hash of its end state must be the committed leaf, bit for bit, which is
+what honest work in the same device class gives. For the last segment the upload must also be exactly the quantised
+difference between its end and the published weights. Without the leaves the whole shard is replayed and the root
+compared: more work, no bytes.
+
+`replay` takes and returns plain values, so it runs as well in a worker process. It replays on this machine: whether
+that is the contributor's device class is the caller's question, as is drawing the segments (`verify/challenge.py`).
+Within one class a miss that `second_replay` confirms is no rounding; its deviation says how much was left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+
+from cloudlinkup.training.quantize import quantise
+from cloudlinkup.training.segments import SegmentRunner, read_state
+from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.verify import merkle
+from cloudlinkup.wire.hashes import order_leaf, segment_leaf, upload_leaf
+
+Start = Literal["published", "opening"]
+
+
+@dataclass(frozen=True)
+class ReplayCosts:
+    """What the auditor's choice depends on: seconds to replay a segment, and to fetch and open one state."""
+
+    segment_seconds: float
+    opening_seconds: float
+
+
+def plan_replay(segment: int, costs: ReplayCosts, replayed: int = 0) -> Start:
+    """From where to replay `segment` (1-based) when the replay already stands at the end of segment `replayed`."""
+    if not 0 <= replayed < segment:
+        raise ValueError("segments are replayed in ascending order, from 1")
+    through = (segment - replayed - 1) * costs.segment_seconds
+    return "published" if through <= costs.opening_seconds else "opening"
+
+
+def plan_openings(drawn: Iterable[int], costs: ReplayCosts) -> frozenset[int]:
+    """The drawn segments whose before-states are worth asking for."""
+    wanted, replayed = set(), 0
+    for segment in sorted(set(drawn)):
+        if plan_replay(segment, costs, replayed) == "opening":
+            wanted.add(segment)
+        replayed = segment
+    return frozenset(wanted)
+
+
+def shard_leaves(
+    order_hash: bytes, wallet: bytes, segment_steps: int, state_hashes: Sequence[bytes], upload_hash: bytes
+) -> list[bytes]:
+    """All leaves of a shard's tree: the order's, one for each finished segment's state hash, the upload's.
+
+    `upload_hash` is SHA-256 of the quantised update (of empty bytes when no segment was finished).
+    """
+    segments = [segment_leaf(wallet, k, segment_steps, h) for k, h in enumerate(state_hashes, 1)]
+    return [order_leaf(order_hash), *segments, upload_leaf(upload_hash, len(state_hashes))]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a contributor committed to. `wallet`: 32 bytes. `leaves`: all of its tree's, or none if it kept them."""
+
+    order_hash: bytes
+    wallet: bytes
+    root: bytes
+    segments: int
+    upload_hash: bytes
+    leaves: tuple[bytes, ...] = ()
+
+    def problem(self) -> str:
+        """Why the leaves are not those of the commitment, or an empty string. No leaves are no problem."""
+        if not self.leaves:
+            return ""
+        if len(self.leaves) != self.segments + 2 or any(len(leaf) != 32 for leaf in self.leaves):
+            return f"not one leaf of 32 bytes for the order, each of {self.segments} segments and the upload"
+        if merkle.root(self.leaves) != self.root:
+            return "the leaves do not lead to the committed root"
+        if self.leaves[0] != order_leaf(self.order_hash):
+            return "the first leaf is not the order's"
+        if self.leaves[-1] != upload_leaf(self.upload_hash, self.segments):
+            return "the last leaf is not the upload's"
+        return ""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """One disagreement. Hashes are hex. `what`: "claim" (leaves and root), "before" (an opening that is not the
+    committed state or, where `replayed` is empty, a committed state that no training leads to), "leaf" (a segment's
+    end), "upload", or "root" (whole replay without leaves).
+
+    `deviation`: distance of the committed end weights from the replayed ones, over how far the segment moved; None
+    without an after-state that is the committed one.
+    """
+
+    what: Literal["claim", "before", "leaf", "upload", "root"]
+    segment: int
+    committed: str
+    replayed: str
+    detail: str = ""
+    deviation: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One shard to audit: the job's spec, the order's work, and what both sides started from and committed to.
+
+    published: flat fp32 weights whose hash stands in the order. features, targets: the contributor's partition.
+    drawn: 1-based segments. before_states, after_states: opened states by drawn segment; without a before-state the
+    replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn.
+    """
+
+    spec: TrainingSpec
+    work: ShardWork
+    published: np.ndarray
+    features: np.ndarray
+    targets: np.ndarray
+    claim: Claim
+    drawn: frozenset[int]
+    upload: bytes | None = None
+    before_states: Mapping[int, bytes] = field(default_factory=dict)
+    after_states: Mapping[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """`checked`: segments compared with their leaves: the drawn ones, and those passed through on the way. `replayed`:
+    segments run. Accepted when nothing was missed."""
+
+    checked: tuple[int, ...]
+    replayed: int
+    threads: int
+    seconds: float
+    miss: Miss | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.miss is None
+
+
+def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult:
+    """Replays a shard's drawn segments and compares them, and any it passes through, with the commitment.
+
+    `threads` is the contributor's class's. Stops at the first miss, as what follows stands on it. Raises ValueError for
+    a case of our own making that does not fit the spec.
+    """
+    started = perf_counter()
+    claim, drawn = case.claim, sorted(case.drawn)
+    if drawn and not 1 <= drawn[0] <= drawn[-1] <= claim.segments <= case.work.max_segments:
+        raise ValueError("a drawn segment is outside the shard")
+    checked: list[int] = []
+    replayed, miss = 0, None
+    if problem := claim.problem():
+        miss = Miss("claim", 0, claim.root.hex(), "", problem)
+    elif drawn:
+        runner = SegmentRunner(
+            case.spec, case.work, case.published, case.features, case.targets, threads=threads, device=device
+        )
+        compare = _compare_leaves if claim.leaves else _compare_root
+        miss = compare(runner, case, drawn, checked)
+        replayed = len(checked)
+        if miss is None and drawn[-1] == claim.segments:
+            miss = _upload_miss(runner, claim, case.upload)
+    return ReplayResult(tuple(checked), replayed, threads, perf_counter() - started, miss)
+
+
+def second_replay(case: Case, first: ReplayResult, *, device: str = "cpu") -> ReplayResult:
+    """The same with another thread setting (2 after 1, else 1), before a first miss is believed."""
+    return replay(case, threads=2 if first.threads == 1 else 1, device=device)
+
+
+def _compare_leaves(runner: SegmentRunner, case: Case, drawn: Sequence[int], checked: list[int]) -> Miss | None:
+    claim = case.claim
+    for segment in drawn:
+        opened = case.before_states.get(segment)
+        if opened is not None and (found := _load_before(runner, case, segment, opened)):
+            return found
+        while runner.segment < segment:
+            before = runner.weights()
+            runner.run_segment()
+            present = runner.segment
+            checked.append(present)
+            leaf = segment_leaf(claim.wallet, present, case.work.segment_steps, runner.state_hash())
+            if leaf != claim.leaves[present]:
+                after = case.after_states.get(present)
+                off = None if after is None else _deviation(runner, claim, before, after)
+                return Miss("leaf", present, claim.leaves[present].hex(), leaf.hex(), deviation=off)
+    return None
+
+
+def _compare_root(runner: SegmentRunner, case: Case, drawn: Sequence[int], checked: list[int]) -> Miss | None:
+    claim, hashes = case.claim, []
+    while runner.segment < claim.segments:
+        runner.run_segment()
+        hashes.append(runner.state_hash())
+        checked.append(runner.segment)
+    leaves = shard_leaves(claim.order_hash, claim.wallet, case.work.segment_steps, hashes, claim.upload_hash)
+    top = merkle.root(leaves)
+    return None if top == claim.root else Miss("root", claim.segments, claim.root.hex(), top.hex())
+
+
+def _load_before(runner: SegmentRunner, case: Case, segment: int, opened: bytes) -> Miss | None:
+    """Takes the runner to the opened state if it is the committed one of segment - 1."""
+    claim = case.claim
+    hashed = hashlib.sha256(opened).digest()
+    if segment == 1:  # nothing was trained yet: the published weights are the state
+        return (
+            None if hashed == runner.state_hash() else Miss("before", 1, "", hashed.hex(), "not the published weights")
+        )
+    leaf = segment_leaf(claim.wallet, segment - 1, runner.work.segment_steps, hashed)
+    if leaf != claim.leaves[segment - 1]:
+        return Miss("before", segment, claim.leaves[segment - 1].hex(), leaf.hex(), "not the committed state")
+    try:
+        weights, moments, _, _ = read_state(opened, len(case.published))
+        runner.load_state(opened)
+    except ValueError as error:
+        return Miss("before", segment, leaf.hex(), "", str(error))
+    if not (np.isfinite(weights).all() and np.isfinite(moments).all()):
+        # what is not a number stays so under every step: such states commit to segments that nobody has to train
+        return Miss("before", segment, leaf.hex(), "", "the state is not finite")
+    if runner.segment != segment - 1:
+        return Miss("before", segment, leaf.hex(), "", "the state is of another segment")
+    return None
+
+
+def _upload_miss(runner: SegmentRunner, claim: Claim, upload: bytes | None) -> Miss | None:
+    try:
+        expected = hashlib.sha256(quantise(runner.update())).hexdigest()
+    except ValueError as error:  # training diverged: there is no honest upload of it
+        return Miss("upload", claim.segments, claim.upload_hash.hex(), "", str(error))
+    given = hashlib.sha256(upload).hexdigest() if upload is not None else ""
+    if expected != claim.upload_hash.hex():
+        return Miss("upload", claim.segments, claim.upload_hash.hex(), expected, "not the quantised difference")
+    if given != expected:
+        return Miss("upload", claim.segments, given, expected, "the upload is not the committed one")
+    return None
+
+
+def _deviation(runner: SegmentRunner, claim: Claim, before: np.ndarray, after: bytes) -> float | None:
+    segment = runner.segment
+    leaf = segment_leaf(claim.wallet, segment, runner.work.segment_steps, hashlib.sha256(after).digest())
+    if leaf != claim.leaves[segment]:
+        return None
+    try:
+        theirs, _, _, _ = read_state(after, len(before))
+    except ValueError:
+        return None
+    ours = runner.weights().astype(np.float64)
+    moved = float(np.linalg.norm(ours - before))
+    off = float(np.linalg.norm(ours - theirs))
+    return off / moved if moved > 0 and np.isfinite(off / moved) else None

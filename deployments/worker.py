@@ -1,0 +1,105 @@
+"""The Prefect worker of the local stack: `python -m deployments.worker`.
+
+It waits for the Prefect server, applies `prefect.yaml` when that changed, and then runs Prefect's own process worker
+on the pool `local`. It is a small runner of our own because each call of Prefect's command line takes three seconds.
+Environment: PREFECT_API_URL, PREFECT_HOME, CLOUDLINKUP_READY (a file, made once runs are taken).
+
+A run that was in progress when the last worker ended is marked as crashed first: this pool has one worker, so nobody
+else can be executing it, and submitting its request again then continues it. Not covered: several workers on a pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelled, Crashed
+from prefect.workers.process import ProcessWorker
+
+from deployments.apply import POOL, digest, wait_for_server
+
+APPLY_DEADLINE = 180.0  # seconds: imports the flows, and waits for the server
+
+log = structlog.get_logger()
+
+
+async def apply_deployments() -> None:
+    """Applies prefect.yaml, in a process of its own: that imports the flows (with torch) while the server starts."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deployments.apply")
+    try:
+        async with asyncio.timeout(APPLY_DEADLINE):
+            code = await process.wait()
+    except TimeoutError:
+        process.kill()
+        raise
+    if code:
+        raise SystemExit(f"deployments.apply ended with {code}")
+
+
+async def end_orphans() -> int:
+    """Marks what the last worker left running as crashed (or cancelled). Returns how many."""
+    left: list[Any] = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=left))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+        )
+        for run in runs:
+            cancelling = run.state_type == StateType.CANCELLING
+            message = "The local stack stopped while this run was in progress."
+            state = Cancelled(message=message) if cancelling else Crashed(message=message)
+            await client.set_flow_run_state(run.id, state, force=True)
+    return len(runs)
+
+
+def _holds(record: Path, text: str) -> bool:
+    return record.exists() and record.read_text() == text
+
+
+def _keep(record: Path, text: str) -> None:
+    record.write_text(text)
+
+
+async def main(ready: Path, record: Path) -> None:
+    """Runs until SIGTERM or SIGINT. `ready` is made once runs are taken; `record` says what was applied last."""
+    began, wanted = time.monotonic(), digest()
+    applied = _holds(record, wanted)
+    if applied:
+        await wait_for_server()
+    else:
+        await apply_deployments()
+        _keep(record, wanted)
+    orphans = await end_orphans()
+    worker = ProcessWorker(work_pool_name=POOL, name=POOL, create_pool_if_not_found=False)
+
+    def started(_: str) -> None:
+        ready.touch()
+        log.info("worker started", applied=not applied, orphans=orphans, seconds=round(time.monotonic() - began, 2))
+
+    task = asyncio.create_task(worker.start(printer=started))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("worker stopped")
+
+
+if __name__ == "__main__":
+    home = Path(os.environ["PREFECT_HOME"])
+    asyncio.run(main(Path(os.environ["CLOUDLINKUP_READY"]), home / "deployments.sha256"))

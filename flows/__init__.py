@@ -1,0 +1,1 @@
+"""The DAGs, readable as prose. Prefect deployments name them; nothing imports them."""

@@ -1,0 +1,73 @@
+"""The life of one job, as prose. Each stage is a Prefect task that first reads the store and the chain.
+
+A run that died anywhere is simply started again with the same request id: stages that are done return at once, the
+round that was under way goes on from its last stored step, and no effect on money happens twice.
+Not covered: what a dead run leaves when nobody submits it again; `sweep_escrows` finishes that once the deadline on
+chain has passed.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from cloudlinkup.errors import BadInput, CloudLinkUpError, JobFailed
+from cloudlinkup.types import JobSpec
+from tasks.allocate import allocate
+from tasks.context import Run, open_run
+from tasks.deliver import deliver
+from tasks.escrow import escrow_lock
+from tasks.rebalance import rebalance
+from tasks.release import release
+from tasks.rounds import next_round
+from tasks.segment import segment
+from tasks.settle import settle
+from tasks.train import train_round
+from tasks.verify import verify_round
+
+
+@flow(name="train", persist_result=False, validate_parameters=True)
+async def train(job: JobSpec, request_id: str | None = None) -> None:
+    """Trains `job` on contributors and pays for what verified. `request_id`: the client's UUID, or this run's id."""
+    run_id = str(flow_run.get_id())
+    async with open_run(job, request_id or run_id, run_id) as run:
+        try:
+            await _stages(run)
+        except CloudLinkUpError as error:
+            await _close_books(run, error)
+            raise
+
+
+async def _stages(run: Run) -> None:
+    await segment(run)
+    await allocate(run)
+    if run.state.stage not in ("deliver", "settle"):  # else it ended already, and its account may be gone
+        await escrow_lock(run)
+        while await next_round(run):
+            await train_round(run)
+            await verify_round(run)
+            await release(run)
+            await rebalance(run)
+    await deliver(run)
+    await settle(run)
+
+
+async def _close_books(run: Run, error: CloudLinkUpError) -> None:
+    """What verified stays paid, the rest returns to the client; a fault of the stack leaves everything to a retry."""
+    locked = run.state.terms is not None and run.state.stage not in ("segment", "allocate")
+    final = isinstance(error, BadInput | JobFailed)
+    if final and locked:
+        run.state.ended_early = str(error)
+        run.save()  # whoever takes this up again begins no further round once the job is finished on chain
+    run.store.fail(run.request_id, describe(error), final=final and not locked)
+    if final and locked:
+        await settle(run)
+        run.store.fail(run.request_id, describe(error), final=True)
+
+
+def describe(error: CloudLinkUpError) -> dict[str, object]:
+    """An error as the job store keeps it; messages never hold rows or secrets."""
+    known: dict[str, object] = {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    if isinstance(error, BadInput):
+        known |= {"field": error.field, "problem": error.problem, "fix": error.fix}
+    return known

@@ -1,0 +1,71 @@
+"""This job, timed on the flow's own machine before any money is locked: the reference of every prediction.
+
+Real segments of the real spec on the client's real rows (`SegmentRunner`, with the state hash that closes a segment)
+at two batch sizes, taken in turns so that other load hits both alike; step time is affine in the batch, so two sizes
+give overhead and time per sample. fp32 only: that is the one mode jobs have, and a machine without tensor cores has no
+fp16 figure to give. The caller adds the same machine's onboarding probes, without which nobody can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+
+from cloudlinkup.training.architectures import MAX_BATCH, initial_weights
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.wire.messages import Hardware, Probe
+from models.facts import ReferenceProfile
+
+STEPS = 5  # of one timed segment
+MOST_ROWS = 16_384  # rows copied for the profile
+LEAST_SEGMENTS = 4  # of each batch size, the first of which warms up
+
+
+def profile_reference(
+    spec: TrainingSpec,
+    features: np.ndarray,
+    targets: np.ndarray,
+    *,
+    probes: Sequence[Probe],
+    hardware: Hardware | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    seconds: float = 1.0,
+) -> ReferenceProfile:
+    """Times the job for about `seconds` (longer where a step is slow: at least four segments of each size).
+
+    `features`, `targets`: as `SegmentRunner` takes them. `probes` and `hardware` describe this same machine, with the
+    same `threads`. Blocks; call it in a thread. Raises ValueError when spec and rows do not fit.
+    """
+    sizes = (spec.batch, min(MAX_BATCH, 4 * spec.batch)) if spec.batch < MAX_BATCH else (spec.batch, spec.batch // 4)
+    weights = initial_weights(spec)
+    work = ShardWork(seed=b"\0" * 32, segment_steps=STEPS, max_segments=10_000, progress_from=0, progress_to=1_000_000)
+    x, y = features[:MOST_ROWS], targets[:MOST_ROWS]
+    runners = [
+        SegmentRunner(replace(spec, batch=b), work, weights, x, y, device=device, threads=threads) for b in sizes
+    ]
+    times: list[list[float]] = [[], []]
+    end = perf_counter() + seconds
+    while len(times[0]) < LEAST_SEGMENTS or (perf_counter() < end and not runners[0].done):
+        for runner, found in zip(runners, times, strict=True):
+            start = perf_counter()
+            runner.run_segment()
+            runner.state_hash()
+            found.append((perf_counter() - start) / STEPS)
+    first, second = (np.asarray(found[1:]) for found in times)
+    small, large = float(np.median(first)), float(np.median(second))
+    # noise can turn the line around: a step's time per sample is at least 1% of what it is on average
+    per_sample = max((large - small) / (sizes[1] - sizes[0]), 0.01 * small / sizes[0])
+    return ReferenceProfile(
+        overhead=max(0.0, small - per_sample * sizes[0]),
+        per_sample=min(per_sample, small / sizes[0]),
+        spread=float((np.quantile(first, 0.9) - np.quantile(first, 0.1)) / small),
+        steps=STEPS * len(first),
+        kind="cpu" if device == "cpu" else "cuda",
+        device_class=hardware.device_class if hardware else "",
+        probes=tuple(probes),
+    )

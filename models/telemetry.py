@@ -1,0 +1,264 @@
+"""What was planned and what happened, attempt by attempt: the record that selection and retraining learn from.
+
+SQLAlchemy over SQLite with nothing of SQLite's own in it. A row is validated by pandera before it is stored; one that
+fails goes to `quarantine` with column and rule (not the row), so that a broken writer is seen and never trained on. An
+attempt is stored once: recording it again, as a flow does that was killed and started anew, changes nothing.
+Not here: scores and money of record, which the job store and the chain hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import structlog
+from pydantic import Field
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    case,
+    create_engine,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import NullPool
+
+from cloudlinkup.types import Frozen
+from cloudlinkup.wire.messages import Hello, Probe
+from models.facts import JobFacts, TrackRecord
+
+log = structlog.get_logger()
+
+_meta = MetaData()
+_id = String(200)
+attempts = Table(
+    "attempts",
+    _meta,
+    Column("job_id", _id, primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("seat", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("request_id", _id, nullable=False),
+    Column("wallet", _id, nullable=False),
+    Column("agent", _id, nullable=False, index=True),
+    Column("device_class", Text, nullable=False),
+    Column("predictor", _id, nullable=False),
+    Column("version", _id, nullable=False),
+    Column("predicted", Float, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("probes", Text, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+    Column("segments", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("bytes_up", BigInteger, nullable=False),
+    Column("bytes_down", BigInteger, nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("replayed", Integer, nullable=False),
+    Column("price", BigInteger, nullable=False),
+    Column("score", Float),
+    Column("at", Float, nullable=False, index=True),
+)
+contributors = Table(
+    "contributors",
+    _meta,
+    Column("agent", _id, primary_key=True),
+    Column("wallet", _id, nullable=False),
+    Column("device_class", Text, nullable=False),
+    Column("probes", Text, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("ask", String(20), nullable=False),
+    Column("last_seen", Float, nullable=False),
+)
+quarantine = Table(
+    "quarantine",
+    _meta,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("source", String(40), nullable=False),
+    Column("row", _id, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+
+class Attempt(Frozen):
+    """One try at one shard. `predicted`: wall seconds per step as planned for this round; `seconds`: all of the shard,
+    as the gateway saw it; `segments`, `steps`: claimed and, when accepted, verified; `price`: base units per step;
+    `score`: the job's hold-out score after the round. Bounds are pandera's to check, so that a bad row is quarantined
+    rather than lost in a stack trace."""
+
+    request_id: str
+    job_id: str
+    round: int
+    seat: int
+    attempt: int
+    wallet: str
+    agent: str
+    device_class: str
+    predictor: str
+    version: str
+    predicted: float
+    job: JobFacts
+    probes: tuple[Probe, ...]
+    share: float
+    steps: int
+    segments: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    outcome: str
+    replayed: int = 0
+    price: int = 0
+    score: float | None = None
+    at: Annotated[float | None, Field(description="unix seconds; None: now")] = None
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    """The row of an attempt: job facts and probes as JSON."""
+    row = attempt.model_dump(exclude={"job", "probes"})
+    row["job"] = attempt.job.model_dump_json()
+    row["probes"] = json.dumps([p.model_dump() for p in attempt.probes])
+    row["at"] = time.time() if attempt.at is None else attempt.at
+    return row
+
+
+_engines: dict[Path, Engine] = {}
+_making = threading.Lock()
+
+
+def _engine(path: Path) -> Engine:
+    """One engine a file and process; connections are opened for each use, so nothing is left open."""
+    path = path.resolve()
+    with _making:
+        if path not in _engines or not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600, exist_ok=True)
+            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": 30})
+            _meta.create_all(engine)
+            _engines[path] = engine
+        return _engines[path]
+
+
+class Telemetry:
+    """The store at one path; created when first used. Every method runs its blocking part in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def record_attempt(self, attempt: Attempt) -> bool:
+        """Stores an attempt once. False when it was quarantined. Recording it again changes nothing."""
+        return await asyncio.to_thread(self._store, "attempts", [attempt_row(attempt)]) == 1
+
+    async def record_rows(self, rows: list[dict[str, Any]]) -> int:
+        """Stores rows of `attempts` as they are, each validated; how many passed. For imports and tests."""
+        return await asyncio.to_thread(self._store, "attempts", rows)
+
+    async def record_contributor(self, hello: Hello, wallet: str) -> bool:
+        """Remembers a connected contributor as it describes itself now."""
+        row = {
+            "agent": hello.agent,
+            "wallet": wallet,
+            "device_class": hello.hardware.device_class,
+            "probes": json.dumps([p.model_dump() for p in hello.probes]),
+            "share": hello.share,
+            "ask": str(hello.ask),
+            "last_seen": time.time(),
+        }
+        return await asyncio.to_thread(self._store, "contributors", [row]) == 1
+
+    async def track_record(self, agent: str) -> TrackRecord:
+        """What a contributor did in all jobs. Late: lost, timed out or empty; refusals before the work cost nothing."""
+        return await asyncio.to_thread(self._track_record, agent)
+
+    async def attempts(self, since: float = 0.0) -> pd.DataFrame:
+        """Every attempt from `since` (unix seconds) on, oldest first. Job and probes are JSON text."""
+        return await asyncio.to_thread(
+            self._frame, select(attempts).where(attempts.c.at >= since).order_by(attempts.c.at, attempts.c.job_id)
+        )
+
+    async def contributors(self) -> pd.DataFrame:
+        """Every contributor ever seen, the latest first."""
+        return await asyncio.to_thread(self._frame, select(contributors).order_by(contributors.c.last_seen.desc()))
+
+    async def quarantined(self) -> pd.DataFrame:
+        """What was refused, and why."""
+        return await asyncio.to_thread(self._frame, select(quarantine).order_by(quarantine.c.id))
+
+    # ------------------------------------------------------------ blocking halves
+
+    def _frame(self, query: Any) -> pd.DataFrame:
+        with _engine(self.path).connect() as connection:
+            return pd.read_sql(query, connection)
+
+    def _track_record(self, agent: str) -> TrackRecord:
+        def count(*outcomes: str) -> Any:
+            return func.coalesce(func.sum(case((attempts.c.outcome.in_(outcomes), 1), else_=0)), 0)
+
+        query = select(
+            count("accepted", "rejected"), count("lost", "timeout", "empty"), count("accepted"), count("rejected")
+        )
+        with _engine(self.path).connect() as connection:
+            found = connection.execute(query.where(attempts.c.agent == agent)).one()
+        return TrackRecord(on_time=int(found[0]), late=int(found[1]), valid=int(found[2]), rejected=int(found[3]))
+
+    def _store(self, name: str, rows: list[dict[str, Any]]) -> int:
+        """How many rows passed. Those that did not are quarantined."""
+        # pandera takes seconds to import: only who stores pays for it
+        from models.schemas import ATTEMPTS, CONTRIBUTORS, bad_rows, violations
+
+        schema, engine = (ATTEMPTS if name == "attempts" else CONTRIBUTORS), _engine(self.path)
+        bad = bad_rows(schema, typed(rows, name)) if rows else set()
+        for position in sorted(bad):
+            row = rows[position]
+            reason = "; ".join(str(v) for v in violations(schema, typed([row], name)))[:1_000] or "another row's fault"
+            key = "/".join(str(row.get(k, "")) for k in ("job_id", "round", "seat", "attempt", "agent"))[:200]
+            with engine.begin() as connection:
+                connection.execute(insert(quarantine).values(source=name, row=key, reason=reason, at=time.time()))
+            log.warning("telemetry row quarantined", source=name, row=key, reason=reason)
+        good = [row for position, row in enumerate(rows) if position not in bad]
+        with engine.begin() as connection:
+            for row in good:
+                self._put(connection, name, row)
+        return len(good)
+
+    @staticmethod
+    def _put(connection: Connection, name: str, row: dict[str, Any]) -> None:
+        """An attempt is stored once; a contributor's row is replaced."""
+        try:
+            with connection.begin_nested():
+                connection.execute(insert(attempts if name == "attempts" else contributors), row)
+        except IntegrityError:
+            if name == "contributors":
+                same = contributors.c.agent == row["agent"]
+                connection.execute(update(contributors).where(same).values(**row))
+
+
+_FLOATS = {"predicted", "share", "seconds", "score", "at", "last_seen"}
+
+
+def typed(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
+    """Rows as a frame whose columns have the table's order; real numbers as float64."""
+    table = attempts if name == "attempts" else contributors
+    frame = pd.DataFrame(rows)
+    order = [c.name for c in table.columns if c.name in rows[0]]
+    frame = pd.DataFrame({c: frame[c] for c in [*order, *(c for c in rows[0] if c not in order)]})
+    for real in sorted(_FLOATS & set(rows[0])):
+        if all(row[real] is None or isinstance(row[real], int | float) for row in rows):
+            frame[real] = np.array([np.nan if row[real] is None else row[real] for row in rows], dtype=np.float64)
+    return frame

@@ -1,0 +1,253 @@
+"""The audit of one shard: draw, hand over the inclusion path, replay, and judge. No Prefect in here.
+
+Replaying costs this machine's time and (where a state is opened) bytes; both are counted. A shard whose contributor
+fell silent after it committed is still judged where no opening is needed: the update and the root are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from solders.pubkey import Pubkey
+
+from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
+from cloudlinkup.training.segments import state_size
+from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.verify import merkle
+from cloudlinkup.verify.challenge import SMALL_JOB, draw
+from cloudlinkup.verify.evidence import make_evidence, write_evidence
+from cloudlinkup.verify.replay import Case, Claim, ReplayCosts, ReplayResult, plan_openings, replay, second_replay
+from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
+from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf
+from cloudlinkup.wire.messages import Order
+from tasks.context import Run
+from tasks.orders import open_blob, read_order, update_name
+from tasks.rounds import partition_rows
+from tasks.segment import stored_facts
+from tasks.state import Entry, RoundState, Seat
+
+OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
+OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
+CALL_DEADLINE = 30.0
+AT_ONCE = 2  # replays side by side
+
+Finish = Literal["done", "rejected", "released"]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A shard's verdict. `bytes`: what challenge and openings moved. `evidence`: JSON, on a rejection."""
+
+    drawn: frozenset[int]
+    accepted: bool
+    verdict: Literal["accepted", "rejected", "timeout"]
+    reason: str = ""
+    replayed: int = 0
+    bytes: int = 0
+    evidence: bytes | None = None
+
+
+async def audit_shard(
+    run: Run, round_: RoundState, entry: Entry, leaves: list[bytes], block_hash: bytes, *, whole: bool
+) -> Audit:
+    """`leaves`: the round's tree. `whole`: replay every segment, because a gate found the update odd. A draw would not
+    do: one forged state leads to any update, and every segment after it is honestly trained.
+
+    Raises ClusterLost; the contributor's faults are verdicts.
+    """
+    seat = run.state.seat(entry.seat)
+    order, root = read_order(run, entry), bytes.fromhex(entry.root)
+    seed = challenge_seed(bytes.fromhex(round_.secret), block_hash, root)
+    newcomer, small_job = seat.rounds_done == 0, len(round_.entries) < SMALL_JOB
+    drawn = draw(seed, entry.segments, newcomer=newcomer, small_job=small_job)
+    if whole:
+        drawn = frozenset(range(1, entry.segments + 1))
+    wanted = plan_openings(drawn, _costs(run))
+    talk = _Talk(run, round_, entry, order, leaves)
+    reply, opened, problem = None, {}, ""
+    try:
+        reply, opened = await talk.challenge(wanted)
+    except ClusterLost:
+        raise
+    except (ClusterError, ProtocolError) as error:
+        problem = str(error)[:200]
+    if wanted - opened.keys():
+        return Audit(drawn, False, "timeout", f"no opening came: {problem or 'states are missing'}", bytes=talk.bytes)
+    case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, opened)
+    result = await _replay(run, case)
+    if not result.accepted:
+        result, case = await _second_look(run, talk, case, result)
+    if result.accepted:
+        return Audit(drawn, True, "accepted", replayed=result.replayed, bytes=talk.bytes)
+    drawn_from: dict[str, str | bool] | None = {
+        "secret": round_.secret,
+        "block_hash": block_hash.hex(),
+        "newcomer": newcomer,
+        "small_job": small_job,
+    }
+    if whole:
+        drawn_from = None  # nothing was drawn
+    return await asyncio.to_thread(_reject, talk, case, result, drawn_from)
+
+
+class _Talk:
+    """What is said to one contributor during its audit, and how many bytes it took."""
+
+    def __init__(self, run: Run, round_: RoundState, entry: Entry, order: Order, leaves: list[bytes]) -> None:
+        self.run, self.round, self.entry, self.order = run, round_, entry, order
+        self.bytes = 0
+        position = leaves.index(seat_leaf(entry.seat, bytes.fromhex(entry.root)))
+        self._path = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, position))
+        self._root = merkle.root(leaves)
+
+    async def challenge(self, segments: frozenset[int], after: bool = False) -> tuple[ChallengeReply, dict[int, bytes]]:
+        """The reply, and the states opened by segment. Raises ClusterError and ProtocolError."""
+        call = ChallengeCall(
+            order=self.entry.order.hash.hex(),
+            round=self.round.round,
+            seat=self.entry.seat,
+            root=self._root,
+            path=self._path,
+            open=tuple(sorted(segments)),
+            after=after,
+        )
+        limit = state_size(self.run.weights.weights.size) + 65_536
+        request = CallRequest(
+            kind="challenge",
+            body=call.pack(),
+            deadline=CALL_DEADLINE,
+            job_id=self.order.job_id,
+            max_upload=limit,
+            max_uploads=2 * len(segments),
+        )
+        key = f"challenge-{self.run.request_id}-{self.round.round}-{self.entry.seat}"
+        result = await self.run.cluster.call(self.entry.agent, request, key)
+        self.bytes += result.bytes_up + result.bytes_down
+        reply = ChallengeReply.unpack(result.body, limit=len(result.body))
+        asked = {at for k in segments for at in ((k - 1, k) if after else (k - 1,))}
+        states: dict[int, bytes] = {}
+        for opening in reply.openings:
+            if opening.at not in asked or opening.at in states:
+                raise ProtocolError("a state was opened that was not asked for, or twice")
+            place = (self.order.round, self.order.seat, self.order.attempt, opening.at)
+            context = seal_context("opening", self.order.job_id, self.order.result_key, *place)
+            states[opening.at] = await open_blob(self.run, opening.state, context, limit)
+        if not after:
+            states = {at + 1: state for at, state in states.items()}  # by the segment that begins there
+        return reply, states
+
+
+def _costs(run: Run) -> ReplayCosts:
+    step = stored_facts(run).profile.step_seconds(run.data.spec.batch)
+    size = state_size(run.weights.weights.size)
+    return ReplayCosts(
+        segment_seconds=step * int(run.state.plan["segment_steps"]),
+        opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
+    )
+
+
+def shard_work(order: Order) -> ShardWork:
+    """What of an order positions its training."""
+    return ShardWork(
+        seed=bytes.fromhex(order.seed),
+        segment_steps=order.segment_steps,
+        max_segments=order.max_segments,
+        progress_from=order.progress_from,
+        progress_to=order.progress_to,
+    )
+
+
+def _case(
+    run: Run,
+    round_: RoundState,
+    entry: Entry,
+    seat: Seat,
+    order: Order,
+    drawn: frozenset[int],
+    reply: ChallengeReply | None,
+    before: Mapping[int, bytes],
+) -> Case:
+    features, targets = partition_rows(run, seat)
+    return Case(
+        spec=run.data.spec,
+        work=shard_work(order),
+        published=np.ascontiguousarray(run.weights.published),
+        features=features,
+        targets=targets,
+        claim=Claim(
+            order_hash=entry.order.hash,
+            wallet=bytes(Pubkey.from_string(order.wallet)),
+            root=bytes.fromhex(entry.root),
+            segments=entry.segments,
+            upload_hash=bytes.fromhex(entry.upload),
+            leaves=reply.leaves if reply else (),
+        ),
+        drawn=drawn,
+        upload=(run.folder / update_name(round_.round, entry.seat)).read_bytes(),
+        before_states=before,
+    )
+
+
+_slots = asyncio.Semaphore(AT_ONCE)
+
+
+async def _replay(run: Run, case: Case) -> ReplayResult:
+    async with _slots:
+        return await asyncio.to_thread(replay, case)
+
+
+async def _second_look(run: Run, talk: _Talk, case: Case, first: ReplayResult) -> tuple[ReplayResult, Case]:
+    """Once more with another thread setting; and the committed after-state, which says how far off it is."""
+    missed = first.miss.segment if first.miss else 0
+    if missed and case.claim.leaves:
+        try:
+            _, states = await talk.challenge(frozenset({missed}), after=True)
+            if missed in states:
+                case = replace(case, after_states={missed: states[missed]})
+        except (ClusterError, ProtocolError) as error:
+            run.log.info("no_after_state", seat=talk.entry.seat, why=str(error)[:120])
+    async with _slots:
+        return await asyncio.to_thread(second_replay, case, first), case
+
+
+def _reject(talk: _Talk, case: Case, result: ReplayResult, drawn_from: dict[str, str | bool] | None) -> Audit:
+    """Writes the evidence folder, which a third person can run again, and says in words what differed."""
+    entry, miss = talk.entry, result.miss
+    assert miss is not None
+    assert entry.commit is not None
+    seat = talk.run.state.seat(entry.seat)
+    evidence = make_evidence(
+        order=entry.order,
+        commit=entry.commit,
+        result=result,
+        drawn=case.drawn,
+        salt=seat.partition.salt if seat.partition else "",
+        challenge=drawn_from,
+    )
+    write_evidence(talk.run.folder / "evidence" / f"{talk.round.round}-{entry.seat}", evidence, case)
+    off = "" if miss.deviation is None else f", off by {miss.deviation:.3g} of the segment's movement"
+    return Audit(
+        case.drawn,
+        False,
+        "rejected",
+        f"replay differs at segment {miss.segment}: {miss.what}{off}",
+        replayed=result.replayed,
+        bytes=talk.bytes,
+        evidence=json.dumps(evidence).encode(),
+    )
+
+
+async def tell_finished(run: Run, seat: Seat, reason: Finish, evidence: bytes | None = None) -> None:
+    """Best effort: a contributor that does not hear it deletes the job's data by its deadline."""
+    assert run.state.terms is not None
+    call = FinishCall(job_id=run.state.terms.job_id, reason=reason, evidence=evidence)
+    request = CallRequest(kind="finish", body=call.pack(), deadline=10.0, job_id=run.state.terms.job_id)
+    try:
+        await run.cluster.call(seat.agent, request, f"finish-{run.request_id}-{seat.seat}-{reason}")
+    except (ClusterError, ProtocolError) as error:
+        run.log.info("finish_not_heard", seat=seat.seat, why=str(error)[:120])

@@ -1,0 +1,203 @@
+"""What all stages of one job share: connections, keys, the stored state. Opened once per flow run.
+
+`Run` is a plain class on purpose: Prefect walks through dataclasses and models given to a task, and this holds
+arrays and sockets. Nothing of it is ever a Prefect parameter, result or log line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from solders.pubkey import Pubkey
+
+from cloudlinkup.blobs.store import BlobStore
+from cloudlinkup.crypto.identity import Signer
+from cloudlinkup.crypto.seal import SealingKey
+from cloudlinkup.errors import BadInput, JobFailed, Unavailable
+from cloudlinkup.home import Settings
+from cloudlinkup.jobs import JobStore
+from cloudlinkup.types import JobSpec, canonical_json
+from tasks.showing import Showing
+from tasks.state import JobState, RoundState, Stage
+
+if TYPE_CHECKING:
+    from cloudlinkup.cluster.dispatch import Cluster
+    from cloudlinkup.ledger.escrow import Ledger
+    from cloudlinkup.tables.prepare import Prepared
+    from cloudlinkup.training.outer import Published
+    from models.plan import RoundPlan
+
+
+class Run:
+    """One flow run's hold on one job."""
+
+    def __init__(
+        self, job: JobSpec, request_id: str, flow_run_id: str, settings: Settings, ledger: Ledger, cluster: Cluster
+    ) -> None:
+        self.job, self.request_id, self.flow_run_id = job, request_id, flow_run_id
+        self.settings, self.ledger, self.cluster = settings, ledger, cluster
+        self.store = JobStore(settings.home.jobs_db)
+        self.folder = settings.home.job_folder(request_id)
+        self.blobs = BlobStore(settings.home.blobs)
+        self.log = structlog.get_logger().bind(request=request_id)
+        self.program = Pubkey.from_string(settings.program_id)
+        self.genesis = ""
+        self.mint = settings.mint_key
+        self.owner = settings.owner_key
+        self.operator = Signer.from_file(settings.home.key("operator"))
+        self.verifier = Signer.from_file(settings.home.key("verifier"))
+        self.cranker = Signer.from_file(settings.home.key("cranker"))
+        self.sponsor = Signer.from_file(settings.home.key("sponsor"))
+        text = self.store.state(request_id)
+        self.state = (
+            JobState.model_validate_json(text)
+            if text
+            else JobState(started=time.time(), result_key=SealingKey.generate().private.private_bytes_raw().hex())
+        )
+        self.state.flow_run_id = flow_run_id
+        rounds = self.store.rounds(request_id)
+        latest = RoundState.model_validate_json(rounds[-1]) if rounds else None
+        # the job's state is saved before the round's end: a round that it counts is over whatever its own record says
+        under_way = latest is not None and latest.stage != "finished" and latest.round > self.state.round
+        self.round = latest if under_way else None
+        self.prepared: Prepared | None = None
+        self.published: Published | None = None
+        self.showing = Showing()
+        self.plan: RoundPlan | None = None  # of the next round
+        self.decimals = 0
+
+    # ---------------------------------------------------------------- memory
+
+    def save(self, stage: Stage | None = None) -> None:
+        """Writes the job's state. Called before each effect and after each stage."""
+        if stage is not None:
+            self.state.stage = stage
+        planned = int(self.state.plan.get("rounds", 0)) if self.state.plan else 0
+        self.store.save(
+            self.request_id,
+            stage=self.state.stage,
+            state=self.state.model_dump_json(),
+            job_id=self.state.terms.job_id if self.state.terms else None,
+            round_=self.state.round,
+            rounds=max(planned, self.state.round),
+        )
+
+    def save_round(self) -> None:
+        assert self.round is not None
+        self.store.save_round(self.request_id, self.round.round, self.round.model_dump_json())
+
+    def event(self, kind: str, **data: Any) -> None:
+        """A line of progress for people and `watch`; never a row, a key or a secret."""
+        self.store.event(self.request_id, kind, **data)
+        self.log.info(kind, **data)
+
+    def sent(self, stage: str, signatures: list[str]) -> None:
+        self.store.add_signatures(self.request_id, stage, signatures)
+
+    @contextmanager
+    def timed(self, name: str) -> Any:
+        """Adds the seconds spent inside to the job's time split."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            split = dict(self.state.stage_seconds)
+            split[name] = round(split.get(name, 0.0) + time.monotonic() - start, 3)
+            self.state.stage_seconds = split
+
+    # ---------------------------------------------------------------- what stages need of each other
+
+    @property
+    def sealing(self) -> SealingKey:
+        """The key that updates and openings of this job are sealed to."""
+        return SealingKey(X25519PrivateKey.from_private_bytes(bytes.fromhex(self.state.result_key)))
+
+    @property
+    def spec_hash(self) -> bytes:
+        """SHA-256 of the job as submitted: what open_job writes on chain."""
+        return hashlib.sha256(canonical_json(self.job)).digest()
+
+    @property
+    def account(self) -> Pubkey:
+        """The Job account. Raises JobFailed before escrow-lock has named it."""
+        if self.state.terms is None:
+            raise JobFailed("the job has no account on chain yet")
+        return Pubkey.from_string(self.state.terms.account)
+
+    @property
+    def data(self) -> Prepared:
+        assert self.prepared is not None, "segment comes first"
+        return self.prepared
+
+    @property
+    def weights(self) -> Published:
+        assert self.published is not None, "allocate comes first"
+        return self.published
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file of the job's folder, written whole or not at all."""
+        path = self.folder / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # the store, which names it, survives a power cut too
+        part.replace(path)
+        return path
+
+
+def check_request_id(request_id: str) -> None:
+    """It names the job's folder and its artifacts, and comes from whoever may start a run. Raises BadInput."""
+    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", request_id, flags=re.ASCII):
+        raise BadInput("request_id", request_id, "not a UUID in lower case", "leave it out, or give a new UUID")
+
+
+@asynccontextmanager
+async def open_run(job: JobSpec, request_id: str, flow_run_id: str) -> AsyncIterator[Run]:
+    """Connects to chain and cell, takes the job's lock, and registers the request.
+
+    Raises BadInput for a request id that is no UUID, Unavailable when another process holds the job, and JobFailed when
+    the request id belongs to another job.
+    """
+    from cloudlinkup.cluster.dispatch import Cluster
+    from cloudlinkup.ledger.escrow import Ledger
+
+    check_request_id(request_id)
+    settings = Settings.load()
+    settings.home.make()
+    store = JobStore(settings.home.jobs_db)
+    text = canonical_json(job).decode()
+    if store.begin(request_id, text, flow_run_id) != text:
+        raise JobFailed(f"request {request_id} was first submitted with another job. Fix: use a new request id")
+    folder = settings.home.job_folder(request_id)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked((folder / "lock").open("w"), request_id))
+        ledger = await stack.enter_async_context(Ledger.connect(settings.rpc_url, settings.program_id))
+        cluster = await stack.enter_async_context(Cluster.connect(settings.scheduler))
+        run = Run(job, request_id, flow_run_id, settings, ledger, cluster)
+        run.genesis = await ledger.genesis()
+        run.decimals = await ledger.mint_decimals(run.mint)
+        yield run
+
+
+@contextmanager
+def _locked(file: IO[str], request_id: str) -> Any:
+    """One flow at a time: the kernel lets go when the process dies, however it dies."""
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"request {request_id} is being run by another process. Fix: wait for it") from None
+        yield

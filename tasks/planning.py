@@ -1,0 +1,103 @@
+"""From a job to a quote: read, check, prepare, time, predict, select. Effect-free but for reading; no Prefect.
+
+`segment` and `allocate` store what these return; `quote` prints it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cloudlinkup.agent.hardware import describe
+from cloudlinkup.agent.probes import measure_or_cached
+from cloudlinkup.home import Home, Settings
+from cloudlinkup.tables.prepare import Prepared, prepare
+from cloudlinkup.tables.read import read_table
+from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.types import JobSpec, parse_tokens
+from models.facts import Candidate, JobFacts, Limits, ReferenceProfile
+from models.features import graph_features
+from models.profile import profile_reference
+from models.quote import Quote, QuoteInputs, quote_job
+from models.registry import Registry
+from models.schemas import check_table
+from models.telemetry import Telemetry
+from tasks.peers import Peer
+
+
+async def load_data(job: JobSpec, roots: tuple[Path, ...]) -> Prepared:
+    """The client's rows, checked and prepared. Raises BadInput by field, value and fix, never with a cell."""
+    frame = await read_table(job.data, roots)
+
+    def checked() -> Prepared:
+        check_table(frame, job.data.label, job.task)
+        return prepare(frame, job)
+
+    return await asyncio.to_thread(checked)
+
+
+async def profile(data: Prepared, settings: Settings) -> ReferenceProfile:
+    """This job's step, timed on this machine, with this machine's own probes (cached)."""
+
+    def timed() -> ReferenceProfile:
+        hardware = describe("cpu", threads=1)
+        folder = settings.home.contributor("reference")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probes = measure_or_cached(folder / "probes.json", hardware)
+        return profile_reference(data.spec, data.features, data.targets, probes=probes, hardware=hardware)
+
+    return await asyncio.to_thread(timed)
+
+
+def job_facts(job: JobSpec, data: Prepared, reference: ReferenceProfile, home: Home) -> JobFacts:
+    """What planning needs of the job. Blocks for seconds where this network was never traced here before."""
+    return JobFacts(
+        features=traced(data.spec, home),
+        samples=job.train.samples,
+        batch=job.train.batch,
+        profile=reference,
+    )
+
+
+def traced(spec: TrainingSpec, home: Home) -> dict[str, float]:
+    """The graph features, kept by spec: torch's meta kernels alone take four seconds to import."""
+    kept = home.root / "models" / "graphs" / f"{spec.hash}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    features = graph_features(spec)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(features))
+    part.replace(kept)
+    return features
+
+
+async def candidates(peers: Iterable[Peer], home: Home) -> tuple[Candidate, ...]:
+    """Connected contributors with their track records; they are remembered as seen."""
+    telemetry = Telemetry(home.telemetry_db)
+    found: list[Candidate] = []
+    for peer in peers:
+        await telemetry.record_contributor(peer.hello, peer.wallet)
+        found.append(Candidate.from_hello(peer.hello, peer.wallet, await telemetry.track_record(peer.agent)))
+    return tuple(found)
+
+
+def limits(job: JobSpec, *, now: float, fee_bps: int, decimals: int, reference: ReferenceProfile) -> Limits:
+    """What binds the plan. `now`: the chain's clock."""
+    return Limits(
+        budget=parse_tokens(job.budget, decimals),
+        deadline_seconds=job.deadline.timestamp() - now,
+        fee_bps=fee_bps,
+        decimals=decimals,
+        max_contributors=job.contributors.max,
+        allow=job.contributors.allow,
+        replay_classes=(reference.device_class,),
+    )
+
+
+def make_quote(facts: JobFacts, found: tuple[Candidate, ...], bounds: Limits, home: Home) -> Quote:
+    """The champion predictor's quote. Raises BadInput (budget, deadline) and NoContributors."""
+    return quote_job(QuoteInputs(job=facts, candidates=found, limits=bounds), Registry(home.root / "models").champion())

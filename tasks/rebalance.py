@@ -1,0 +1,171 @@
+"""Stage *rebalance*: aggregate what verified, score it, learn the speeds, say who goes on. Ends a round."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict
+from statistics import median
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cloudlinkup.training.aggregate import aggregate
+from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.quantize import dequantise
+from cloudlinkup.wire.hashes import sha256
+from models.correction import Correction
+from models.telemetry import Attempt, Telemetry
+from tasks.context import Run
+from tasks.orders import read_order, update_name
+from tasks.segment import stored_facts
+from tasks.state import Entry, RoundState, Seat
+
+HANDLING = 0.1  # seconds of a shard that the gateway's clock cannot tell from training: upload, scheduling, warm-up
+
+
+@task(name="rebalance", cache_policy=NO_CACHE)
+async def rebalance(run: Run) -> None:
+    """Idempotent by construction: weights are written as a new generation, then state, then the round's end."""
+    assert run.round is not None
+    round_ = run.round
+    if round_.stage == "finished":
+        return
+    with run.timed("rebalance"):
+        await asyncio.to_thread(_advance, run, round_)
+        handling = handling_seconds(round_)
+        for entry in round_.entries:
+            _learn(run, entry, handling)
+        await _record(run, round_, handling)
+        if round_.commit_slot:
+            run.state.round = round_.round
+        run.state.empty_rounds = (
+            0 if any(e.outcome == "accepted" for e in round_.entries) else run.state.empty_rounds + 1
+        )
+        run.state.round_seconds = time.time() - run.state.round_began
+        run.save()
+        round_.stage = "finished"
+        run.save_round()
+        run.round = None
+        run.showing.exceptional(run, round_)
+        await run.showing.show(run, round_)
+    run.event(
+        "round",
+        round=round_.round,
+        rounds=int(run.state.plan["rounds"]),
+        steps=run.state.steps_done,
+        of=run.state.total_steps,
+        metric=run.state.metric,
+        score=round(run.state.score, 4),
+        accepted=sum(entry.outcome == "accepted" for entry in round_.entries),
+        rejected=sum(entry.outcome == "rejected" for entry in round_.entries),
+        lost=sum(entry.outcome in ("lost", "timeout") for entry in round_.entries),
+    )
+
+
+def _advance(run: Run, round_: RoundState) -> None:
+    """The next generation of weights, from the accepted updates weighted by verified steps."""
+    published, step = run.weights, int(run.state.plan["segment_steps"])
+    taken = [entry for entry in round_.entries if entry.outcome == "accepted"]
+    if taken:
+        size = published.weights.size
+        updates = {
+            entry.seat: (
+                dequantise((run.folder / update_name(round_.round, entry.seat)).read_bytes(), size),
+                entry.segments * step,
+            )
+            for entry in taken
+        }
+        base = sha256(published.published.tobytes())
+        try:
+            delta = published.advance(published.weights + aggregate(updates).update)
+        except ValueError as error:  # diverged: verified work stays paid, the weights stay what they were
+            run.event("not_aggregated", round=round_.round, why=str(error))
+        else:
+            run.state.generation = published.rounds
+            run.write(f"delta-{published.rounds}.bin", delta)
+            run.write(f"base-{published.rounds}.txt", base.encode())
+            run.write(f"weights-{published.rounds}.bin", published.to_bytes())
+        run.state.steps_done += sum(steps for _, steps in updates.values())
+    spec, data = run.data.spec, run.data
+    run.state.metric, run.state.score = score(spec, published.published, data.holdout_features, data.holdout_targets)
+    run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
+
+
+def handling_seconds(round_: RoundState) -> float:
+    """What a shard costs beside training: about what its order cost before the Ack (transfer, sealing, signing).
+
+    Short shards would else look slow by it, get fewer steps, and look slower still. The median, so that no contributor
+    moves it alone.
+    """
+    return median([e.ack_seconds for e in round_.entries if e.outcome == "accepted"] or [0.0])
+
+
+def training_seconds(entry: Entry, handling: float) -> float:
+    """The gateway's time less the handling, but at least a third of it."""
+    return max(entry.seconds - handling, entry.seconds / 3)
+
+
+def _learn(run: Run, entry: Entry, handling: float) -> None:
+    """The seat's account of this round: counts, speed, state."""
+    seat = run.state.seat(entry.seat)
+    step = int(run.state.plan["segment_steps"])
+    run.state.bytes_up += entry.bytes_up
+    run.state.bytes_down += entry.bytes_down
+    seat.replayed += entry.replayed
+    seat.segments += entry.segments
+    if entry.outcome == "accepted":
+        seat.rounds_done += 1
+        seat.accepted += entry.segments
+        seat.steps += entry.segments * step
+        seconds = training_seconds(entry, handling)
+        seat.samples_seconds += seconds
+        seat.faults = 0
+        belief = Correction(**seat.belief).observe(
+            seconds, entry.segments * step, entry.segments, blur=HANDLING / seconds
+        )
+        seat.belief = asdict(belief)
+    elif entry.outcome == "rejected":
+        seat.rejected += entry.segments
+        seat.state = "rejected"
+    elif entry.outcome in ("timeout", "refused", "empty"):
+        seat.faults += 1
+
+
+async def _record(run: Run, round_: RoundState, handling: float) -> None:
+    telemetry = Telemetry(run.settings.home.telemetry_db)
+    by_seat: dict[int, Seat] = {seat.seat: seat for seat in run.state.seats}
+    for entry in round_.entries:
+        await telemetry.record_attempt(_attempt(run, round_, entry, by_seat[entry.seat], handling))
+
+
+def _attempt(run: Run, round_: RoundState, entry: Entry, seat: Seat, handling: float) -> Attempt:
+    """The attempt's facts; its time is what the gateway saw, not what the contributor claims."""
+    assert run.state.terms is not None
+    order = read_order(run, entry)
+    plan = run.state.plan
+    return Attempt(
+        request_id=run.request_id,
+        job_id=run.state.terms.job_id,
+        round=round_.round,
+        seat=entry.seat,
+        attempt=entry.attempt,
+        wallet=seat.wallet,
+        agent=seat.agent,
+        device_class=seat.device_class,
+        predictor=plan["predictor"],
+        version=plan["version"],
+        predicted=entry.planned_seconds / (entry.max_segments * order.segment_steps),
+        job=stored_facts(run),
+        probes=tuple(seat.probes),
+        share=seat.share,
+        steps=entry.segments * order.segment_steps,
+        segments=entry.segments,
+        seconds=training_seconds(entry, handling),
+        bytes_up=entry.bytes_up,
+        bytes_down=entry.bytes_down,
+        outcome=entry.outcome,
+        replayed=entry.replayed,
+        price=order.pay_per_step,
+        score=run.state.score,
+    )

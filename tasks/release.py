@@ -1,0 +1,76 @@
+"""Stage *release*: award what verified, object where somebody cheated, and crank what has matured.
+
+Each is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cloudlinkup.errors import ProgramError
+from cloudlinkup.ledger import money
+from tasks.context import Run
+from tasks.escrow import open_accounts
+
+
+@task(name="release", cache_policy=NO_CACHE)
+async def release(run: Run) -> None:
+    """Awards are cumulative verified steps times the price, for all seats of the round in one go."""
+    assert run.round is not None
+    if run.round.stage != "verified":
+        return
+    with run.timed("release"):
+        step = int(run.state.plan["segment_steps"])
+        seats = {seat.seat: seat for seat in run.state.seats}
+        awards = {
+            entry.seat: (seats[entry.seat].steps + entry.segments * step) * run.state.price
+            for entry in run.round.entries
+            if entry.outcome == "accepted"
+        }
+        await asyncio.gather(_award(run, awards), pay_matured(run))  # what matured before does not wait for this round
+        await dispute_rejected(run)
+        await open_accounts(run, (seats[seat].wallet for seat in awards))
+        run.round.stage = "awarded"
+        run.save_round()
+    run.event("released", round=run.round.round, awarded={str(seat): str(units) for seat, units in awards.items()})
+
+
+async def _award(run: Run, awards: dict[int, int]) -> None:
+    assert run.round is not None
+    if awards:
+        run.sent("award", await run.ledger.award(run.verifier, run.account, run.round.round, awards))
+
+
+async def dispute_rejected(run: Run) -> None:
+    """Whoever cheated in this round may have cheated before: what its wallet was awarded and has not matured is held
+    for the arbiter. What the chain holds already is left alone."""
+    assert run.round is not None
+    rejected = {entry.seat for entry in run.round.entries if entry.outcome == "rejected"}
+    wallets = {seat.wallet for seat in run.state.seats if seat.seat in rejected}
+    job = await run.ledger.job(run.account) if wallets else None
+    if job is None:
+        return
+    now = await run.ledger.now()
+    pending = {
+        seat: amount
+        for seat, amount in money.pending(job, now).items()
+        if str(job.seats[seat].wallet) in wallets and not money.on_hold(job.seats[seat], job, now)
+    }
+    if not pending:
+        return
+    try:
+        sent = await run.ledger.dispute(run.operator, run.account, sorted(pending))
+    except ProgramError as error:
+        if error.name != "NothingToDispute":  # it matured while we looked
+            raise
+        return
+    run.sent("dispute", sent)
+    run.event("disputed", round=run.round.round, seats={str(seat): str(units) for seat, units in pending.items()})
+
+
+async def pay_matured(run: Run) -> None:
+    """Anybody may do this; we do it with a key that has no role."""
+    run.sent("pay", await run.ledger.pay(run.cranker, run.account))

@@ -1,0 +1,233 @@
+"""Between rounds: who is here now, which rows each holds, how many segments each gets. The loop's condition.
+
+A seat that was lost keeps its place and its verified pay; its rows are sealed anew to those who go on. A contributor
+that connected meanwhile takes a free place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import numpy as np
+
+from cloudlinkup.crypto.seal import encrypt_blob
+from cloudlinkup.errors import JobFailed, NoContributors
+from cloudlinkup.ledger.accounts import Job
+from cloudlinkup.training.data import pack_partition, shard_rows
+from cloudlinkup.wire.hashes import partition_hash, sha256
+from models.correction import Correction
+from models.plan import JobPlan, PlannedSeat, plan_round
+from models.pricing import affordable_steps, ask_per_step
+from models.registry import Registry
+from models.selection import select
+from tasks.allocate import new_seat
+from tasks.context import Run
+from tasks.escrow import write_seats
+from tasks.peers import Peer, connected
+from tasks.planning import candidates, limits
+from tasks.segment import stored_facts
+from tasks.state import Partition, Seat
+
+RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
+MOST_FAULTS = 2  # in a row, after which a seat gets no further order
+MOST_EMPTY = 3  # rounds in a row from which nothing came
+ASSIGNMENT = "assignment.npy"  # int32 (rows,): the seat that holds each training row
+
+
+async def next_round(run: Run) -> bool:
+    """Plans the next round into `run.plan`; False when the job's work is done or its time or money is up.
+
+    A round that was under way goes on as it was planned. Raises NoContributors when nobody is left within a minute,
+    JobFailed when three rounds in a row brought nothing.
+    """
+    plan = JobPlan.model_validate(run.state.plan)
+    remaining = run.state.total_steps - run.state.steps_done
+    if run.round is not None and run.round.stage == "awarded":
+        return True  # what is left of it needs no chain
+    if (run.round is None and remaining < plan.segment_steps) or await _over(run):
+        return False
+    if run.round is not None:
+        return True
+    if run.state.empty_rounds >= MOST_EMPTY:
+        raise JobFailed(f"{MOST_EMPTY} rounds in a row brought no work. Fix: look at the contributors' logs")
+    with run.timed("plan"):
+        job = await _chain(run)
+        if _too_late(run, await run.ledger.now()):
+            run.state.ended_early = "the deadline is near: what was trained so far is delivered"
+            return False
+        await _refresh(run, plan)
+        await asyncio.to_thread(_assign_rows, run)
+        await _seal_partitions(run)
+        beliefs = {seat.seat: Correction(**seat.belief).prediction for seat in run.state.active()}
+        most = _affordable(run, job, plan)
+        if most is not None and sum(most.values()) < plan.segment_steps:
+            run.state.ended_early = "the budget is spent: what was trained so far is delivered"
+            return False
+        number = max(run.state.round, job.round) + 1
+        run.plan = plan_round(plan, number, remaining, beliefs, most_steps=most)
+        run.save()
+    return True
+
+
+async def _over(run: Run) -> bool:
+    """Whether the chain takes no more work of this job: its deadline passed, or it was finished before this run.
+
+    A round under way may still be awarded after `finish_job`, until the deadline that this brought forward.
+    """
+    assert run.state.terms is not None
+    job, why = await _chain(run), ""
+    if await run.ledger.now() >= job.deadline:
+        why = "the deadline passed: what was trained so far is delivered"
+    elif run.round is None and job.deadline < run.state.terms.deadline:
+        why = "it was finished early: what was trained so far is delivered"
+    if why and run.round is not None:
+        run.event("round_dropped", round=run.round.round, stage=run.round.stage)
+        run.round = None
+    run.state.ended_early = run.state.ended_early or why
+    return bool(why)
+
+
+async def _chain(run: Run) -> Job:
+    job = await run.ledger.job(run.account)
+    if job is None:
+        raise JobFailed(f"the job's account {run.account} is gone from the chain")
+    return job
+
+
+def _too_late(run: Run, now: int) -> bool:
+    """Awards stop at the deadline: a round is begun only when twice the last one's time is left."""
+    assert run.state.terms is not None
+    return now + 2 * max(run.state.round_seconds, 1.0) >= run.state.terms.deadline
+
+
+def _affordable(run: Run, job: Job, plan: JobPlan) -> dict[int, int] | None:
+    """Most steps by seat where the budget binds before the round's size does, split by the speeds; else None."""
+    assert run.state.terms is not None
+    caps = {i: seat.cap for i, seat in enumerate(job.seats)}
+    awarded = {i: seat.awarded for i, seat in enumerate(job.seats)}
+    active = {seat.seat for seat in run.state.active()}
+    held = {i: cap if i not in active else awarded[i] for i, cap in caps.items()}
+    left = affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
+    if left >= plan.local_steps * len(active) * 2:
+        return None
+    speeds = {seat.seat: 1 / Correction(**seat.belief).prediction.seconds for seat in run.state.active()}
+    total = sum(speeds.values())
+    return {seat: int(left * speed / total) for seat, speed in speeds.items()}
+
+
+# ---------------------------------------------------------------- who
+
+
+async def _refresh(run: Run, plan: JobPlan) -> None:
+    """Marks who is here; seats newcomers; waits a while when nobody is."""
+    end = time.monotonic() + RETURN_WAIT
+    while True:
+        peers = await connected(run)
+        for seat in run.state.seats:
+            if seat.state != "rejected":
+                peer = peers.get(seat.agent)
+                here = peer is not None and peer.fits(seat)
+                seat.state = "active" if here and seat.faults < MOST_FAULTS else "lost"
+        if len(run.state.active()) < min(run.job.contributors.max, len(plan.seats)):
+            await _seat_newcomers(run, peers, plan)
+        if run.state.active():
+            return
+        if time.monotonic() >= end:
+            raise NoContributors(
+                "no contributor is left that may do this job's work; what was verified is paid, the rest returns"
+            )
+        await asyncio.sleep(1)
+
+
+async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> None:
+    """Free places go to connected contributors that never had a seat and take the job's price."""
+    wallets = {seat.wallet for seat in run.state.seats}
+    fresh = [peer for peer in peers.values() if peer.wallet not in wallets]
+    if not fresh:
+        return
+    facts, config = stored_facts(run), await run.ledger.config()
+    found = await candidates(fresh, run.settings.home)
+    predictions = Registry(run.settings.home.root / "models").champion().predict(facts, found)
+    bounds = limits(
+        run.job, now=await run.ledger.now(), fee_bps=config.fee_bps, decimals=run.decimals, reference=facts.profile
+    )
+    free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
+    for ranked in select(facts, found, predictions, bounds).chosen[:free]:
+        ask = ask_per_step(ranked.candidate.ask, ranked.prediction.seconds, ranked.candidate.share)
+        if ask > run.state.price:
+            continue
+        place = PlannedSeat(
+            seat=len(run.state.seats),
+            agent=ranked.candidate.agent,
+            wallet=ranked.candidate.wallet,
+            device_class=ranked.candidate.device_class,
+            ask=ask,
+            prediction=ranked.prediction,
+        )
+        run.state.seats = [*run.state.seats, new_seat(place, peers[place.agent])]
+        run.event("seated", seat=place.seat, wallet=place.wallet)
+    run.save()
+    await write_seats(run)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _assign_rows(run: Run) -> None:
+    """Every training row belongs to an active seat. Only rows of seats that left move, unless somebody has none."""
+    path, active = run.folder / ASSIGNMENT, run.state.active()
+    rows = len(run.data.features)
+    held = np.load(path, allow_pickle=False) if path.exists() else np.full(rows, -1, np.int32)
+    numbers = [seat.seat for seat in active]
+    if any(not (held == number).any() for number in numbers):
+        held = np.full(rows, -1, np.int32)  # a newcomer: deal anew
+    orphans = np.flatnonzero(~np.isin(held, numbers))
+    if not len(orphans):
+        return
+    shares = [1 / Correction(**seat.belief).prediction.seconds for seat in active]
+    minimum = min(run.data.spec.batch, len(orphans) // len(active)) or 1
+    if len(orphans) < len(active):
+        held[orphans] = numbers[0]
+    else:
+        seed = run.data.spec.seed + len(run.state.seats) + run.state.round
+        for number, part in zip(numbers, shard_rows(len(orphans), shares, seed, minimum=minimum), strict=True):
+            held[orphans[part]] = number
+    part_file = path.with_name("assignment.part.npy")
+    np.save(part_file, held, allow_pickle=False)
+    part_file.replace(path)
+
+
+async def _seal_partitions(run: Run) -> None:
+    """Each active seat's rows as one sealed blob, made when its rows changed."""
+    assert run.state.terms is not None
+    held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
+    for seat in run.state.active():
+        rows = np.flatnonzero(held == seat.seat)
+        which = sha256(rows.tobytes())
+        if seat.partition is None or seat.partition.which != which:
+            plain = await asyncio.to_thread(pack_partition, run.data.features[rows], run.data.targets[rows])
+            seat.partition = await _seal(run, plain, len(rows), which)
+
+
+async def _seal(run: Run, plain: bytes, rows: int, which: str) -> Partition:
+    assert run.state.terms is not None
+    salt = os.urandom(16)
+    blob, key = await asyncio.to_thread(encrypt_blob, plain)
+    return Partition(
+        hash=partition_hash(salt, plain).hex(),
+        salt=salt.hex(),
+        blob=await run.blobs.put(run.state.terms.job_id, blob),
+        size=len(blob),
+        content_key=key.hex(),
+        rows=rows,
+        which=which,
+    )
+
+
+def partition_rows(run: Run, seat: Seat) -> tuple[np.ndarray, np.ndarray]:
+    """(features, targets) that `seat` holds: what the audit replays on."""
+    held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
+    rows = np.flatnonzero(held == seat.seat)
+    return run.data.features[rows], run.data.targets[rows]

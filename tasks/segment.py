@@ -1,0 +1,57 @@
+"""Stage *segment*: the client's rows become arrays and the job becomes facts, before any money is locked.
+
+What was prepared is kept in the job's folder, so that a run that is taken up again trains on the same rows even if
+the source changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.training.architectures import initial_weights
+from cloudlinkup.training.outer import Published
+from models.facts import JobFacts
+from tasks.context import Run
+from tasks.planning import job_facts, load_data, profile
+
+PREPARED, FACTS = "prepared.safetensors", "facts.json"
+
+
+@task(name="segment", cache_policy=NO_CACHE)
+async def segment(run: Run) -> None:
+    """Loads, checks, prepares and times the job; or loads what an earlier run of it stored.
+
+    Raises BadInput for data, label, task or model that cannot be trained.
+    """
+    with run.timed("segment"):
+        kept = run.folder / PREPARED
+        if kept.exists():
+            run.prepared = await asyncio.to_thread(lambda: Prepared.from_bytes(kept.read_bytes()))
+        else:
+            run.prepared = await load_data(run.job, run.settings.file_roots)
+            run.write(PREPARED, run.prepared.to_bytes())
+        if not (run.folder / FACTS).exists():
+            reference = await profile(run.data, run.settings)
+            facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home)
+            run.write(FACTS, facts.model_dump_json().encode())
+        run.published = await asyncio.to_thread(_weights, run)
+    if run.state.stage == "segment":
+        run.save("allocate")
+        run.event("segmented", rows=len(run.data.features), inputs=run.data.spec.inputs, outputs=run.data.spec.outputs)
+
+
+def stored_facts(run: Run) -> JobFacts:
+    """What segment measured of this job."""
+    return JobFacts.model_validate_json((run.folder / FACTS).read_bytes())
+
+
+def _weights(run: Run) -> Published:
+    kept = run.folder / f"weights-{run.state.generation}.bin"
+    if run.state.generation and kept.exists():
+        return Published.from_bytes(kept.read_bytes())
+    return Published(np.ascontiguousarray(initial_weights(run.data.spec), dtype=np.float32))

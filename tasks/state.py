@@ -1,0 +1,151 @@
+"""What a run must remember to continue after `kill -9`: documents kept in the job store, saved before each effect.
+
+`JobState` is the whole job, `RoundState` one round. Both are plain JSON; big arrays (rows, weights) are files in the
+job's folder beside them. They hold the job's sealing key and the rounds' secrets, so they never leave the store.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cloudlinkup.wire.messages import Probe, Signed
+
+Stage = Literal["segment", "allocate", "lock", "rounds", "deliver", "settle", "done"]
+STAGES: tuple[Stage, ...] = ("segment", "allocate", "lock", "rounds", "deliver", "settle", "done")
+
+
+class Kept(BaseModel):
+    """Base of the stored documents: mutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Partition(Kept):
+    """The rows one seat holds, as the sealed blob in the store. Keys and salt are hex."""
+
+    hash: str  # salted, as in the orders
+    salt: str
+    blob: str
+    size: int
+    content_key: str
+    rows: int
+    which: str  # SHA-256 of the row numbers
+
+
+class Seat(Kept):
+    """One contributor's place in the job. `seat` is its index on chain; None until the seats are written there."""
+
+    seat: int
+    wallet: str
+    agent: str
+    device_class: str
+    share: float
+    probes: list[Probe]
+    state: Literal["active", "rejected", "lost", "idle"] = "idle"
+    partition: Partition | None = None
+    predicted: float  # seconds a step, before anything was observed
+    belief: dict[str, Any]  # models.correction.Correction of this job, as JSON
+    rounds_done: int = 0
+    attempts: int = 0  # orders ever signed for this seat
+    faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
+    has_weights: int = -1  # published generation that its cache holds
+    steps: int = 0  # verified
+    samples_seconds: float = 0.0  # seconds that the gateway saw it work on them
+    segments: int = 0  # claimed in commits
+    accepted: int = 0
+    replayed: int = 0
+    rejected: int = 0
+
+
+class Terms(Kept):
+    """What open_job fixed on chain. Amounts in base units, times in chain seconds."""
+
+    job_id: str
+    account: str
+    budget: int
+    deadline: int
+    dispute_window: int
+    arbiter_window: int
+    fee_bps: int
+
+
+class JobState(Kept):
+    stage: Stage = "segment"
+    flow_run_id: str = ""
+    started: float
+    result_key: str  # X25519 private key of this job, hex
+    plan: dict[str, Any] = {}  # models.plan.JobPlan as JSON
+    quote: dict[str, Any] = {}
+    predictor: str = ""
+    terms: Terms | None = None
+    seats: list[Seat] = []
+    round: int = 0  # last finished
+    round_seconds: float = 0.0  # wall time of that one, all stages
+    round_began: float = 0.0
+    empty_rounds: int = 0  # in a row
+    generation: int = 0  # of the published weights
+    steps_done: int = 0  # verified and aggregated
+    total_steps: int = 0
+    price: int = 0  # base units a verified step
+    bytes_up: int = 0
+    bytes_down: int = 0
+    audit_bytes: int = 0
+    metric: str = ""
+    score: float = 0.0
+    curve: list[tuple[int, float]] = []  # steps done, score
+    stage_seconds: dict[str, float] = {}
+    ended_early: str = ""
+    last_seen: dict[str, Any] = {}  # the Job account's amounts, kept in case that somebody closes and erases it
+
+    def seat(self, number: int) -> Seat:
+        """The seat with this index on chain."""
+        return next(seat for seat in self.seats if seat.seat == number)
+
+    def active(self) -> list[Seat]:
+        return [seat for seat in self.seats if seat.state == "active"]
+
+
+Outcome = Literal["ordered", "committed", "empty", "refused", "lost", "timeout", "accepted", "rejected"]
+
+
+class Entry(Kept):
+    """One seat's shard in one round."""
+
+    seat: int
+    agent: str
+    attempt: int
+    order: Signed
+    snapshot: bool
+    max_segments: int
+    planned_seconds: float
+    outcome: Outcome = "ordered"
+    reason: str = ""
+    commit: Signed | None = None
+    root: str = ""
+    upload: str = ""  # SHA-256 of the plaintext update; its bytes are in the job's folder
+    segments: int = 0
+    drawn: list[int] = []
+    replayed: int = 0
+    seconds: float = 0.0  # from the Ack to the reply, as the gateway saw it
+    ack_seconds: float = 0.0  # from the order to the Ack: transfer, opening and checks, no training
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class RoundState(Kept):
+    round: int
+    stage: Literal["ordered", "trained", "committed", "verified", "awarded", "finished"] = "ordered"
+    secret: str
+    weights_hash: str
+    snapshot_blob: str
+    snapshot_key: str
+    snapshot_size: int
+    delta_blob: str = ""
+    delta_key: str = ""
+    delta_size: int = 0
+    base_hash: str = ""
+    root: str = ""
+    commit_slot: int = 0
+    entries: list[Entry] = []

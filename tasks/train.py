@@ -1,0 +1,129 @@
+"""Stage *train*: sign one order a seat, raise the caps they may earn, send them all, keep what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cloudlinkup.crypto.seal import encrypt_blob
+from cloudlinkup.wire.hashes import sha256
+from models.plan import RoundPlan, SeatRound
+from tasks.context import Run
+from tasks.orders import make_order, read_order, send_order
+from tasks.peers import Peer, connected
+from tasks.state import Entry, RoundState, Seat
+
+
+@task(name="train", cache_policy=NO_CACHE)
+async def train_round(run: Run) -> None:
+    """Runs the round that `run.plan` describes, or takes up the one that was under way.
+
+    Raises ClusterLost when the scheduler is gone; contributors' faults are outcomes of their entries.
+    """
+    with run.timed("train"):
+        if run.round is None:
+            assert run.plan is not None
+            await _begin(run, run.plan)
+        assert run.round is not None
+        if run.round.stage != "ordered":
+            return
+        await _raise_caps(run, run.round)
+        peers = await connected(run)
+        await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
+        run.round.stage = "trained"
+        run.save_round()
+    run.event(
+        "trained",
+        round=run.round.round,
+        outcomes={str(entry.seat): entry.outcome for entry in run.round.entries},
+        seconds=round(max((entry.seconds for entry in run.round.entries), default=0.0), 2),
+    )
+
+
+async def _begin(run: Run, plan: RoundPlan) -> None:
+    """Publishes the weights, signs the orders and stores all of it before anything is sent."""
+    assert run.state.terms is not None
+    published, job_id = run.weights, run.state.terms.job_id
+    flat = published.published.tobytes()
+    blob, key = encrypt_blob(flat)
+    round_ = RoundState(
+        round=plan.round,
+        secret=secrets.token_hex(32),
+        weights_hash=sha256(flat),
+        snapshot_blob=await run.blobs.put(job_id, blob),
+        snapshot_key=key.hex(),
+        snapshot_size=len(blob),
+    )
+    if (delta := run.folder / f"delta-{run.state.generation}.bin").exists():
+        blob, key = encrypt_blob(delta.read_bytes())
+        round_.delta_blob, round_.delta_key = await run.blobs.put(job_id, blob), key.hex()
+        round_.delta_size = len(blob)
+        round_.base_hash = (run.folder / f"base-{run.state.generation}.txt").read_text()
+    seats = {seat.seat: seat for seat in run.state.seats}
+    for place in plan.seats:
+        round_.entries.append(_entry(run, round_, seats[place.seat], place))
+    run.state.round_began = time.time()
+    run.save()  # the attempts that the orders used up
+    run.round = round_
+    run.save_round()
+
+
+def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound) -> Entry:
+    span = (place.progress_from, place.progress_to)
+    order = make_order(run, round_, seat, max_segments=place.max_segments, span=span, time_box=place.time_box)
+    entry = Entry(
+        seat=seat.seat,
+        agent=seat.agent,
+        attempt=seat.attempts,
+        order=order,
+        snapshot=not (round_.delta_blob and seat.has_weights == run.state.generation - 1),
+        max_segments=place.max_segments,
+        planned_seconds=place.prediction.seconds * place.steps,
+    )
+    seat.attempts += 1
+    return entry
+
+
+async def _raise_caps(run: Run, round_: RoundState) -> None:
+    """Each seat's cap covers what this round can earn it, on chain, before it works."""
+    seats = {seat.seat: seat for seat in run.state.seats}
+    step = int(run.state.plan["segment_steps"])
+    caps = {
+        entry.seat: (seats[entry.seat].steps + entry.max_segments * step) * run.state.price for entry in round_.entries
+    }
+    run.sent("raise_caps", await run.ledger.raise_caps(run.operator, run.account, caps))
+
+
+async def _one(run: Run, round_: RoundState, entry: Entry, peers: dict[str, Peer]) -> None:
+    """One shard, from its order to what is kept of the answer. What came in before this run died is not asked again."""
+    seat = run.state.seat(entry.seat)
+    if entry.outcome not in ("committed", "empty"):
+        await _ask(run, round_, entry, peers.get(entry.agent), seat)
+    seat.has_weights = run.state.generation if entry.outcome in ("committed", "empty") else -1
+    run.save_round()
+
+
+async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, seat: Seat) -> None:
+    if peer is None or not peer.fits(seat):
+        entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
+        return
+    bad = await send_order(run, round_, entry, peer, seat)
+    if bad is not None and bad.reason == "weights" and not entry.snapshot:
+        order = read_order(run, entry)
+        entry.order = make_order(
+            run,
+            round_,
+            seat,
+            max_segments=order.max_segments,
+            span=(order.progress_from, order.progress_to),
+            time_box=order.time_box,
+        )
+        entry.snapshot, entry.attempt, entry.outcome = True, seat.attempts, "ordered"
+        seat.attempts += 1
+        run.save()
+        run.save_round()
+        await send_order(run, round_, entry, peer, seat)

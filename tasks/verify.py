@@ -1,0 +1,126 @@
+"""Stage *verify*: fold the roots, commit them on chain, draw the challenge from a later block, replay, judge.
+
+Order of effects: root and secret are stored, then `commit_round`; results are stored before any award is sent. The
+challenge is drawn at `confirmed` and held against the finalized chain before it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cloudlinkup.errors import JobFailed, NotConfirmed
+from cloudlinkup.verify import merkle
+from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
+from tasks.audit import Audit, audit_shard, tell_finished
+from tasks.context import Run
+from tasks.gate import suspicious
+from tasks.state import Entry, RoundState
+
+FINAL_WAIT = 120.0  # seconds for a commitment to become final
+POLL = 0.05
+
+
+@task(name="verify", cache_policy=NO_CACHE)
+async def verify_round(run: Run) -> None:
+    """Afterwards every entry is accepted, rejected, or was lost before it committed to anything."""
+    assert run.round is not None
+    with run.timed("verify"):
+        if run.round.stage == "trained":
+            await _commit(run, run.round)
+        if run.round.stage == "committed":
+            await _judge(run, run.round)
+    taken = [entry for entry in run.round.entries if entry.outcome in ("accepted", "rejected")]
+    run.event(
+        "verified",
+        round=run.round.round,
+        accepted=[entry.seat for entry in taken if entry.outcome == "accepted"],
+        rejected={str(entry.seat): entry.reason for entry in taken if entry.outcome == "rejected"},
+        replayed=sum(entry.replayed for entry in taken),
+    )
+
+
+def committed(round_: RoundState) -> list[Entry]:
+    """The entries under the round's root, by seat: what was committed to, with an update that opened and is kept."""
+    return sorted((e for e in round_.entries if e.outcome == "committed"), key=lambda e: e.seat)
+
+
+def round_leaves(round_: RoundState) -> list[bytes]:
+    """The round's tree: the secret's leaf, then one leaf a committed seat, by seat."""
+    seats = [seat_leaf(entry.seat, bytes.fromhex(entry.root)) for entry in committed(round_)]
+    return [secret_leaf(bytes.fromhex(round_.secret)), *seats]
+
+
+async def _commit(run: Run, round_: RoundState) -> None:
+    """Nothing is committed where nothing came: the round's number then stays free."""
+    if not committed(round_):
+        round_.stage = "verified"
+        run.save_round()
+        return
+    root = merkle.root(round_leaves(round_))
+    round_.root = root.hex()
+    run.save_round()
+    run.sent("commit_round", await run.ledger.commit_round(run.verifier, run.account, round_.round, root))
+    job = await run.ledger.job(run.account)
+    if job is None or job.round != round_.round or job.commit_root != root:
+        raise JobFailed("the chain holds another commitment of this round")
+    round_.commit_slot, round_.stage = job.commit_slot, "committed"
+    run.save_round()
+
+
+async def _judge(run: Run, round_: RoundState) -> None:
+    """Draws, replays, and repeats the draw in the (rare) case that the chain gave up the block it was drawn from."""
+    entries, leaves = committed(round_), round_leaves(round_)
+    odd = await asyncio.to_thread(suspicious, run, round_, entries)
+    if odd:
+        run.log.info("odd_updates", round=round_.round, seats={str(seat): why for seat, why in odd.items()})
+    while True:
+        slot, block_hash = await run.ledger.block_hash_at_or_after(
+            round_.commit_slot + run.settings.challenge_delay, seconds=FINAL_WAIT
+        )
+        audits = await asyncio.gather(
+            *(audit_shard(run, round_, e, leaves, block_hash, whole=e.seat in odd) for e in entries)
+        )
+        if await _final(run, round_, slot, block_hash):
+            break
+        run.event("redrawn", round=round_.round, slot=slot)
+    for entry, audit in zip(entries, audits, strict=True):
+        _settle(entry, audit)
+        run.state.audit_bytes += audit.bytes
+    round_.stage = "verified"
+    run.save_round()
+    rejected = [(e, a) for e, a in zip(entries, audits, strict=True) if e.outcome == "rejected"]
+    await asyncio.gather(*(_tell_rejected(run, entry, audit) for entry, audit in rejected))
+
+
+def _settle(entry: Entry, audit: Audit) -> None:
+    entry.drawn, entry.replayed = sorted(audit.drawn), audit.replayed
+    entry.outcome, entry.reason = ("accepted", "") if audit.accepted else (audit.verdict, audit.reason)
+
+
+async def _final(run: Run, round_: RoundState, slot: int, block_hash: bytes) -> bool:
+    """True once the commitment is final in its slot and the drawn block is on the final chain."""
+    end = asyncio.get_running_loop().time() + FINAL_WAIT
+    while True:
+        job = await run.ledger.job(run.account, commitment="finalized")
+        if job is not None and job.round == round_.round and await run.ledger.slot("finalized") >= slot:
+            break
+        if asyncio.get_running_loop().time() > end:
+            round_.stage = "trained"  # taken up again, it is committed again where the chain has given it up
+            run.save_round()
+            raise NotConfirmed(f"the commitment of round {round_.round} did not become final in {FINAL_WAIT:g} s")
+        await asyncio.sleep(POLL)
+    if job.commit_slot != round_.commit_slot:
+        round_.commit_slot = job.commit_slot
+        run.save_round()
+        return False
+    return (slot, block_hash) == await run.ledger.block_hash_at_or_after(
+        round_.commit_slot + run.settings.challenge_delay, seconds=FINAL_WAIT
+    )
+
+
+async def _tell_rejected(run: Run, entry: Entry, audit: Audit) -> None:
+    seat = run.state.seat(entry.seat)
+    await tell_finished(run, seat, "rejected", evidence=audit.evidence)

@@ -1,0 +1,103 @@
+"""The flow on a real Prefect server of its own: it promotes by the rule, and the next plan uses the new version."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from cloudlinkup.home import Home
+from flows.retrain_allocator import report, retrain_allocator
+from models.facts import Candidate, JobFacts, Limits
+from models.quote import QuoteInputs, quote_job
+from models.registry import Registry
+from models.telemetry import Telemetry
+
+# Prefect's own client leaves sockets of the temporary server to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+SHARED = Path(__file__).resolve().parents[1] / "models" / "conftest.py"
+
+
+def _shared() -> ModuleType:
+    """The planner tests' invented telemetry."""
+    found = importlib.util.spec_from_file_location("planner_conftest", SHARED)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+shared = _shared()
+make_telemetry = shared.make_telemetry
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+async def test_retraining_changes_the_next_plan(
+    harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_telemetry: Any
+) -> None:
+    monkeypatch.setenv("CLOUDLINKUP_HOME", str(tmp_path))
+    home, registry = Home.find(), Registry(tmp_path / "models")
+    store = Telemetry(home.telemetry_db)
+
+    nothing = await retrain_allocator(days=36_500)
+    assert not nothing["promoted"] and "too little data" in nothing["reason"]
+
+    rows = make_telemetry(lambda width, agent: {16: 0.7, 64: 1.0, 256: 1.6}[width])
+    assert await store.record_rows(rows) == len(rows)
+    facts = JobFacts.model_validate_json(rows[-1]["job"])
+    candidates = tuple(
+        Candidate(agent=f"a{i}", wallet=f"w{i}", device_class=shared.CLASS, probes=shared.probes(1 + i / 2), ask=10**9)
+        for i in range(3)
+    )
+    inputs = QuoteInputs(job=facts, candidates=candidates, limits=Limits(budget=10**15, deadline_seconds=10_000))
+    before = quote_job(inputs, registry.champion())
+
+    outcome = await retrain_allocator(days=36_500)
+    assert outcome["promoted"], outcome
+    after = quote_job(inputs, registry.champion())
+    assert (before.version, after.version) == ("0", outcome["challenger"])
+    assert after.plan.version == "1" and after.predictor == "rank1-roofline-xgboost"
+    new = after.plan.predictions[0]
+    assert new.source == "xgboost" and new.seconds == pytest.approx(1.6 * new.base, rel=0.15)
+    assert registry.champion().metadata["data"]["jobs"] == 18
+
+    again = await retrain_allocator(days=36_500)  # nothing new to learn: the champion stays
+    assert not again["promoted"] and registry.champion().version == "1"
+
+    async with get_client() as client:
+        artifacts = await client.read_artifacts()
+    texts = [str(a.data) for a in artifacts if a.key == "retrain-allocator"]
+    assert len(texts) == 3 and any("Promoted version 1" in t for t in texts)
+    assert not any("agent-" in t or "wallet-" in t for t in texts)
+
+    registry.rollback()
+    assert quote_job(inputs, registry.champion()) == before
+
+
+def test_the_report_names_the_reason() -> None:
+    outcome = {
+        "promoted": False,
+        "champion": "0",
+        "challenger": None,
+        "reason": "too little data",
+        "shards": 3,
+        "jobs": 1,
+    }
+    text = report(outcome | {"dropped": {"duplicate": 2}, "figures": {"gain low": 0.1}})
+    assert (
+        text.startswith("# Kept version 0")
+        and "| rows dropped: duplicate | 2 |" in text
+        and "| gain low | 0.1 |" in text
+    )

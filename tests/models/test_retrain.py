@@ -1,0 +1,163 @@
+"""Versions, and who may become champion: a better challenger, and no poisoned one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudlinkup.errors import Unavailable
+from models.predictor import LEARNED, SHIPPED, Predictor
+from models.registry import Registry
+from models.retrain import Verdict, Window, judge, read_window, split, too_little, train_challenger
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+
+def law(width: int, agent: int) -> float:
+    """Wide layers run 1.6 times slower than the rank-1 rule says, narrow ones faster: something to learn."""
+    return {16: 0.7, 64: 1.0, 256: 1.6}[width]
+
+
+def champion() -> Predictor:
+    """The shipped physical base: these tests make worlds in which the rank-1 rule is right, but for what is planted."""
+    return replace(Predictor.load(SHIPPED), experts=())
+
+
+def run(rows: list[dict[str, Any]]) -> tuple[Window, Verdict | None, Predictor | None]:
+    window = read_window(pd.DataFrame(rows), champion())
+    if too_little(window):
+        return window, None, None
+    seen, held = split(window)
+    challenger = train_challenger(champion(), seen, "1", {})
+    return window, judge(champion(), challenger, held), challenger
+
+
+def test_a_challenger_that_learned_something_is_promoted(make_telemetry: Rows) -> None:
+    _, verdict, challenger = run(make_telemetry(law))
+    assert verdict is not None and challenger is not None
+    assert verdict.promote, verdict
+    assert verdict.figures["challenger error"] < 0.5 * verdict.figures["champion error"]
+    assert challenger.name == LEARNED and challenger.experts[-1].name == "local"
+
+
+def test_held_out_are_the_latest_jobs(make_telemetry: Rows) -> None:
+    window = read_window(pd.DataFrame(make_telemetry(law)), champion())
+    seen, held = split(window)
+    assert max(s.at for s in seen) < min(s.at for s in held)
+    assert len({s.job_id for s in held}) == 6 and not {s.job_id for s in held} & {s.job_id for s in seen}
+
+
+def test_nothing_to_learn_promotes_nothing(make_telemetry: Rows) -> None:
+    _, verdict, _ = run(make_telemetry(lambda width, agent: 1.0))
+    assert verdict is not None and not verdict.promote and "interval" in verdict.reason
+
+
+def test_too_little_says_so(make_telemetry: Rows) -> None:
+    window, verdict, _ = run(make_telemetry(law, jobs=6))
+    assert verdict is None and "too little data" in str(too_little(window))
+    empty = read_window(pd.DataFrame(make_telemetry(law, jobs=1)).iloc[:0], champion())
+    assert "too little" in str(too_little(empty))
+
+
+def test_ten_times_the_time_from_one_contributor_is_set_aside(make_telemetry: Rows) -> None:
+    """Where there is nothing to learn, one liar must not look like something to learn."""
+    window, verdict, _ = run(make_telemetry(lambda width, agent: 10.0 if agent == 3 else 1.0))
+    assert window.suspects == ("agent-3",) and window.dropped["of a suspect contributor"] == 48
+    assert verdict is not None and not verdict.promote
+
+
+def test_half_of_the_contributors_lying_stops_everything(make_telemetry: Rows) -> None:
+    window, verdict, _ = run(make_telemetry(lambda width, agent: 10.0 if agent >= 2 else 1.0))
+    assert verdict is None and "not trustworthy" in str(too_little(window))
+
+
+def test_nan_duplicates_and_junk_are_dropped_and_not_promoted(make_telemetry: Rows) -> None:
+    rows = make_telemetry(lambda width, agent: 1.0)
+    nan = [row | {"seconds": math.nan, "attempt": 2} for row in rows[:40]]
+    twice = [row for row in rows if row["agent"] == "agent-1"] * 20
+    junk = [row | {"job": "{}", "attempt": 3} for row in rows[:5]] + [
+        row | {"probes": "[1]", "attempt": 4} for row in rows[:3]
+    ]
+    lost = [row | {"outcome": "lost", "attempt": 5} for row in rows[:7]]
+    window, verdict, _ = run(rows + nan + twice + junk + lost)
+    assert window.dropped == {"duplicate": len(twice), "breaks the schema": 40, "does not parse": 8, "not accepted": 7}
+    assert len(window.seen) == len(rows)
+    assert verdict is not None and not verdict.promote
+
+
+def test_a_poisoned_past_is_stopped_by_the_held_out_jobs(make_telemetry: Rows) -> None:
+    """Everybody's older jobs were slow (a broken clock), the latest are not: the challenger is judged on the latest."""
+    rows = [row | ({"seconds": row["seconds"] * 3} if row["at"] < 1_900_017_500 else {}) for row in make_telemetry(law)]
+    _, verdict, _ = run(rows)
+    assert verdict is not None and not verdict.promote
+    assert verdict.figures["challenger error"] > verdict.figures["champion error"]
+
+
+def test_a_class_that_gets_worse_or_too_narrow_intervals_stop_it(make_telemetry: Rows) -> None:
+    rows = make_telemetry(law)
+    window = read_window(pd.DataFrame(rows), champion())
+    seen, held = split(window)
+    challenger = train_challenger(champion(), seen, "1", {})
+    expert = challenger.experts[0]
+    narrow = replace(challenger, experts=(replace(expert, widths=dict.fromkeys(expert.widths, 1e-4)),))
+    assert "covers" in judge(champion(), narrow, held).reason
+    # one agent's class runs as rank-1 says: what was learned from the others makes it worse
+    other = [
+        replace(
+            s,
+            candidate=s.candidate.model_copy(update={"device_class": "cpu|other"}),
+            truth=s.truth - math.log(law(int(s.job.features["parameters"] - 10) // 75, 0)),
+        )
+        if s.candidate.agent == "agent-0"
+        else s
+        for s in held
+    ]
+    assert "class" in judge(champion(), challenger, other).reason
+
+
+# ---------------------------------------------------------------- registry
+
+
+def versioned(version: str) -> Predictor:
+    return replace(champion(), version=version)
+
+
+def test_promote_and_one_step_back(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    assert registry.champion().version == "0" and registry.versions() == ["0"] and registry.next_version() == "1"
+    registry.add(versioned("1"))
+    assert registry.champion().version == "0"  # stored is not promoted
+    registry.promote("1")
+    assert Registry(tmp_path / "models").champion().version == "1"
+    assert registry.promote("1").previous == "0"  # again changes nothing
+    registry.add(versioned(registry.next_version()))
+    registry.promote("2")
+    assert registry.rollback().version == "1" and registry.champion().version == "1"
+    with pytest.raises(Unavailable, match="no earlier"):
+        registry.rollback()
+    assert registry.versions() == ["0", "1", "2"] and registry.next_version() == "3"
+
+
+def test_a_version_is_never_changed_and_a_broken_one_never_plans(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.add(versioned("1"))
+    with pytest.raises(FileExistsError):
+        registry.add(versioned("1"))
+    with pytest.raises(FileExistsError):
+        registry.add(versioned("0"))
+    (registry.folder / "1" / "metadata.json").write_text("{}")
+    with pytest.raises(Unavailable):
+        registry.promote("1")
+    assert registry.champion().version == "0"
+    for strange in ("../1", "", "x", "9"):
+        with pytest.raises(Unavailable):
+            registry.load(strange)
+    (registry.folder / "champion.json").write_text('{"version": "../../etc", "previous": null}')
+    with pytest.raises(Unavailable):
+        registry.champion()

@@ -1,0 +1,96 @@
+"""What is stored, what is quarantined, and what selection reads of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudlinkup.wire.messages import Hardware, Hello
+from models.facts import JobFacts
+from models.telemetry import Attempt, Telemetry, attempt_row
+
+Rows = Callable[..., list[dict[str, Any]]]
+KEY = "11111111111111111111111111111111"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Telemetry:
+    return Telemetry(tmp_path / "telemetry.db")
+
+
+@pytest.fixture
+def attempt(job: JobFacts) -> Attempt:
+    return Attempt(
+        request_id="r", job_id="j", round=1, seat=0, attempt=1, wallet="w", agent="a", device_class="cpu|x",
+        predictor="p", version="0", predicted=0.1, job=job, probes=job.profile.probes, share=0.5, steps=20, segments=2,
+        seconds=2.5, bytes_up=1, bytes_down=2, outcome="accepted", replayed=1, price=2**40, score=None,
+    )  # fmt: skip
+
+
+async def test_an_attempt_is_stored_once_and_comes_back_whole(store: Telemetry, attempt: Attempt) -> None:
+    assert await store.record_attempt(attempt) and await store.record_attempt(attempt)
+    frame = await store.attempts()
+    assert len(frame) == 1 and frame["price"].tolist() == [2**40] and frame["seconds"].tolist() == [2.5]
+    assert JobFacts.model_validate_json(frame.job[0]) == attempt.job
+    assert abs(float(frame["at"].iloc[0]) - time.time()) < 60
+    assert (store.path.stat().st_mode & 0o077) == 0
+    assert len(await store.attempts(since=time.time() + 60)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ({"seconds": float("nan")}, "seconds"),
+        ({"seconds": float("inf")}, "seconds"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"predicted": 0.0}, "predicted"),
+        ({"share": 1.5}, "share"),
+        ({"steps": -1}, "steps"),
+        ({"steps": 0}, "table"),
+        ({"seconds": 1e6}, "table"),
+        ({"outcome": "wonderful"}, "outcome"),
+        ({"agent": ""}, "agent"),
+        ({"job": "not json"}, "job"),
+    ],
+)
+async def test_a_bad_row_is_quarantined_with_its_reason(
+    store: Telemetry, attempt: Attempt, change: dict[str, Any], column: str
+) -> None:
+    assert await store.record_rows([attempt_row(attempt) | change]) == 0
+    assert len(await store.attempts()) == 0
+    kept = await store.quarantined()
+    assert len(kept) == 1 and kept.reason[0].startswith(column) and kept.row[0].startswith("j/1/0/1")
+
+
+async def test_the_track_record_counts_outcomes(store: Telemetry, attempt: Attempt) -> None:
+    outcomes = ["accepted"] * 3 + ["rejected"] + ["lost", "timeout", "empty"] + ["refused"]
+    for number, outcome in enumerate(outcomes):
+        await store.record_attempt(attempt.model_copy(update={"round": number, "outcome": outcome}))
+    record = await store.track_record("a")
+    assert (record.on_time, record.late, record.valid, record.rejected) == (4, 3, 3, 1)
+    assert (await store.track_record("nobody")).on_time == 0
+
+
+async def test_many_flows_write_at_once(store: Telemetry, attempt: Attempt) -> None:
+    many = [attempt.model_copy(update={"seat": n}) for n in range(20)]
+    assert all(await asyncio.gather(*(Telemetry(store.path).record_attempt(a) for a in many)))
+    assert len(await store.attempts()) == 20
+
+
+async def test_a_contributor_is_remembered_as_last_seen(store: Telemetry, attempt: Attempt) -> None:
+    def hello(ask: int) -> Hello:
+        hardware = Hardware(kind="cpu", name="a cpu", memory=1, threads=1, torch="2", capability="AVX2")
+        return Hello(
+            genesis=KEY, program=KEY, nonce="0" * 64, gateway="g", agent=KEY, sealing_key="0" * 64, sealing_expires=1,
+            hardware=hardware, probes=attempt.probes, share=0.5, ask=ask, version="1",
+        )  # fmt: skip
+
+    await store.record_contributor(hello(1), "w")
+    assert await store.record_contributor(hello(2**63), "w")
+    frame = await store.contributors()
+    assert len(frame) == 1 and frame.ask[0] == str(2**63)

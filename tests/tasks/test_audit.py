@@ -1,0 +1,125 @@
+"""What a hostile contributor does between its commit and the verdict."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.verify.challenge import draw
+from cloudlinkup.verify.evidence import recheck
+from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, ChallengeReply, Opening
+from cloudlinkup.wire.hashes import challenge_seed
+from tasks import audit
+from tests.tasks.conftest import STEP, Rig
+
+
+class ForgesOneState(SegmentRunner):
+    """Jumps to weights of its choice at the start of segment 2; all else is trained as ordered."""
+
+    def step(self, index: int) -> None:
+        if index == STEP:
+            self._w.copy_(torch.full_like(self._w, 20.0))
+        super().step(index)
+
+
+def opened(rig: Rig, change) -> None:
+    def tamper(request: CallRequest, result: CallResult) -> CallResult:
+        if request.kind != "challenge":
+            return result
+        reply = change(ChallengeReply.unpack(result.body, len(result.body)))
+        return result.model_copy(update={"body": reply if isinstance(reply, bytes) else reply.pack()})
+
+    rig.cluster.tamper[rig.run.state.seats[0].agent] = tamper
+
+
+def everything_opened(monkeypatch) -> None:
+    monkeypatch.setattr(audit, "plan_openings", lambda drawn, costs: frozenset(drawn))
+
+
+def never_stored(reply: ChallengeReply) -> ChallengeReply:
+    ref = BlobRef(sha256="ab" * 32, size=10, sealed_key=reply.openings[0].state.sealed_key)
+    first = Opening(at=reply.openings[0].at, state=ref, path=reply.openings[0].path)
+    return reply.model_copy(update={"openings": (first, *reply.openings[1:])})
+
+
+def the_same_many_times(reply: ChallengeReply) -> ChallengeReply:
+    return reply.model_copy(update={"openings": (reply.openings[0],) * 16})
+
+
+def what_nobody_asked_for(reply: ChallengeReply) -> ChallengeReply:
+    return reply.model_copy(update={"openings": (reply.openings[0].model_copy(update={"at": 9_999}),)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        never_stored,
+        the_same_many_times,
+        what_nobody_asked_for,
+        lambda _: b"",
+        lambda _: b"\xdd\xff\xff\xff\xff",
+        lambda reply: reply.model_copy(update={"openings": ()}),
+    ],
+)
+async def test_openings_that_are_none_are_a_failed_round(rig: Rig, monkeypatch, change):
+    everything_opened(monkeypatch)
+    entries = await rig.train()
+    opened(rig, change)
+    verdict = await rig.audit(entries[0])
+    assert (verdict.accepted, verdict.verdict) == (False, "timeout")
+    assert (await rig.audit(entries[1])).accepted
+
+
+async def test_without_leaves_the_whole_shard_is_replayed(rig: Rig):
+    entries = await rig.train()
+    opened(rig, lambda reply: reply.model_copy(update={"leaves": ()}))
+    verdict = await rig.audit(entries[0])
+    assert verdict.accepted
+    assert verdict.replayed == entries[0].segments
+
+
+async def test_another_tree_than_the_signed_one_is_rejected(rig: Rig):
+    entries = await rig.train()
+    opened(rig, lambda reply: reply.model_copy(update={"leaves": (*reply.leaves[:-1], bytes(32))}))
+    verdict = await rig.audit(entries[0])
+    assert verdict.verdict == "rejected"
+    assert verdict.evidence is not None
+
+
+async def test_an_odd_update_is_replayed_whole(rig: Rig, monkeypatch):
+    """A draw that misses the forged state accepts what it leads to; where a gate is raised, nothing is left to luck."""
+    everything_opened(monkeypatch)
+    forger = rig.add("forger", runner_factory=ForgesOneState)
+    entries = await rig.train(segments=4)
+    entry = next(entry for entry in entries if entry.agent == forger)
+    rig.run.state.seats[entry.seat].rounds_done = 1
+    assert rig.run.round is not None
+    secret, root = bytes.fromhex(rig.run.round.secret), bytes.fromhex(entry.root)
+    lucky = next(
+        block
+        for block in (bytes([i]) * 32 for i in range(256))
+        if 2 not in draw(challenge_seed(secret, block, root), 4, newcomer=False, small_job=True)
+    )
+    assert (await rig.audit(entry, block_hash=lucky)).accepted
+    found = audit_gate(rig)
+    assert list(found) == [entry.seat]
+    verdict = await rig.audit(entry, whole=True, block_hash=lucky)
+    assert verdict.verdict == "rejected"
+    assert "segment 2" in verdict.reason
+    assert recheck(rig.run.folder / "evidence" / f"1-{entry.seat}").confirmed
+
+
+async def test_honest_work_passes_a_whole_replay(rig: Rig):
+    entries = await rig.train()
+    verdict = await rig.audit(entries[0], whole=True)
+    assert verdict.accepted
+    assert verdict.replayed == entries[0].segments
+
+
+def audit_gate(rig: Rig) -> dict[int, str]:
+    from tasks.gate import suspicious
+    from tasks.verify import committed
+
+    assert rig.run.round is not None
+    return suspicious(rig.run, rig.run.round, committed(rig.run.round))
