@@ -146,7 +146,7 @@ class Agent:
             frame = frames.read_for_agent(data)
             if isinstance(frame, frames.Call):
                 self.calls.append(frame)
-                task = asyncio.create_task(self._answer(frame))
+                task = asyncio.create_task(self._answer(frame, self.handle))  # as it is now: a test may change it
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
             elif isinstance(frame, frames.Cancel):
@@ -154,8 +154,8 @@ class Agent:
             elif isinstance(frame, frames.Ticket | frames.Refused):
                 self.tickets.put_nowait(frame)
 
-    async def _answer(self, call: frames.Call) -> None:
-        body = call.body if self.handle is None else await self.handle(self, call)
+    async def _answer(self, call: frames.Call, handle: Handler | None) -> None:
+        body = call.body if handle is None else await handle(self, call)
         await self.send(frames.Reply(id=call.id, body=body))
 
     async def ack(self, call: frames.Call, kind: type[Ack | BadShard] = Ack, signer: Signer | None = None) -> None:
