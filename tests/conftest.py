@@ -65,12 +65,12 @@ class Localnet:
     def start(self) -> Localnet:
         with self.db.with_suffix(".log").open("ab") as output:
             self.process = subprocess.Popen(self.command(), cwd=ROOT, stdout=output, stderr=output)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.url}/health", timeout=1).text == "ok":
+                if httpx.get(f"{self.url}/health", timeout=5).text == "ok":
                     return self
             except httpx.TransportError:
                 time.sleep(0.02)

@@ -143,7 +143,7 @@ async def test_a_cancelled_call_frees_the_device(site: Site) -> None:
 
 async def ends_with(agent: Agent, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await agent.run()
 
 
@@ -241,7 +241,7 @@ async def test_drain_bound_commits_what_is_done_and_a_second_signal_stops(site: 
         await asyncio.sleep(0.2)
         assert not agent.done()  # it waits for the audit of what it delivered
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await agent == 130
 
 
@@ -254,7 +254,7 @@ async def test_sigint_waits_for_shard_and_audit_and_no_longer(site: Site) -> Non
         _, commit = commit_of(site, await training)
         assert commit.segments == 6
         await challenge(site, cluster, site.flow.challenge(signed, commit, open=(4,)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await agent == 0
     assert [event for event, _ in events][-2:] == ["included", "left"]
 

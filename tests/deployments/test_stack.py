@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 
-def eventually(what: Callable[[], bool], seconds: float = 15) -> bool:
+def eventually(what: Callable[[], bool], seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if what():

@@ -57,7 +57,7 @@ async def http_server(answer: Answer, status: str = "200 OK") -> AsyncIterator[s
 @asynccontextmanager
 async def proxy(chain: Localnet, change: Change) -> AsyncIterator[str]:
     """In front of a real chain. `change(method, request, forward)` may call `forward`, once or more, or not."""
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
 
         async def answer(body: bytes) -> bytes | None:
             request = json.loads(body)

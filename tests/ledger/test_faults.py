@@ -144,7 +144,7 @@ async def test_a_slow_answer_ends_with_the_timeout() -> None:
         start = time.monotonic()
         with pytest.raises(Unavailable):
             await seats.read_job(url, Keypair().pubkey(), Pubkey.default(), timeout=0.3)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 2.9
 
 
 def test_a_transaction_without_all_its_signers_is_not_made() -> None:

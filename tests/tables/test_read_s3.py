@@ -81,4 +81,4 @@ async def test_what_is_missing_refused_or_away_is_told_apart(bucket, monkeypatch
     assert "secret-word" not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="s3 did not answer"):
-        await read_table(spec("s3://bucket/table.csv"), (), seconds=2)
+        await read_table(spec("s3://bucket/table.csv"), ())

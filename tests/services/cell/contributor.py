@@ -100,7 +100,7 @@ class Agent:
 
     async def next(self) -> frames.ToAgent:
         assert self.socket is not None
-        data = await asyncio.wait_for(self.socket.recv(), 5)
+        data = await asyncio.wait_for(self.socket.recv(), 60)
         assert isinstance(data, bytes)
         return frames.read_for_agent(data)
 
@@ -165,12 +165,12 @@ class Agent:
 
     async def ask(self, call: frames.Call, sha256: str, size: int) -> frames.Ticket | frames.Refused:
         await self.send(frames.AskTicket(id=call.id, sha256=sha256, size=size))
-        return await asyncio.wait_for(self.tickets.get(), 5)
+        return await asyncio.wait_for(self.tickets.get(), 60)
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(
-            base_url=self.url.replace("wss:", "https:").removesuffix("/ws"), verify=self.tls, timeout=10
+            base_url=self.url.replace("wss:", "https:").removesuffix("/ws"), verify=self.tls, timeout=60
         ) as client:
             yield client
 
@@ -183,7 +183,7 @@ class Agent:
             return await client.put(f"/blobs/{name}", content=data, headers=bearer(token))
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     """Waits for what another task or process does."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
