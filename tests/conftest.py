@@ -79,7 +79,7 @@ class Localnet:
     def call(self, method: str, *params: Any) -> Any:
         """The result of one plain RPC call; raises AssertionError with the RPC error."""
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = httpx.post(self.url, json=body, timeout=10).json()
+        answer = httpx.post(self.url, json=body, timeout=60).json()
         assert "error" not in answer, answer["error"]
         return answer["result"]
 

@@ -83,13 +83,13 @@ async def test_the_chain_has_mint_terms_deposit_and_allowance(local_stack: Local
 
 def test_prefect_has_the_deployments_of_prefect_yaml(local_stack: LocalStack) -> None:
     api = json.loads(local_stack.home.stack.read_text())["prefect_api"]
-    train = httpx.get(f"{api}/deployments/name/train/train", timeout=10).json()
+    train = httpx.get(f"{api}/deployments/name/train/train", timeout=60).json()
     assert train["entrypoint"] == "flows.train.train"
     assert train["enforce_parameter_schema"] is True
     assert train["work_pool_name"] == "local"
     assert train["global_concurrency_limit"]["limit"] == 2
     assert set(train["parameter_openapi_schema"]["properties"]) == {"job", "request_id"}
-    found = httpx.post(f"{api}/deployments/filter", json={}, timeout=10).json()
+    found = httpx.post(f"{api}/deployments/filter", json={}, timeout=60).json()
     wanted = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
     assert {item["name"] for item in found} == {entry["name"] for entry in wanted}
     crons = {item["name"]: item["schedules"][0]["schedule"]["cron"] for item in found if item["schedules"]}
@@ -98,7 +98,7 @@ def test_prefect_has_the_deployments_of_prefect_yaml(local_stack: LocalStack) ->
 
     def runs() -> int:
         body = {"deployments": {"id": {"any_": [retrain]}}}
-        return httpx.post(f"{api}/flow_runs/count", json=body, timeout=10).json()
+        return httpx.post(f"{api}/flow_runs/count", json=body, timeout=60).json()
 
     assert eventually(lambda: runs() > 0, 30), "the scheduler made no run of the cron schedule"
 
@@ -109,20 +109,20 @@ def test_prefect_has_the_deployments_of_prefect_yaml(local_stack: LocalStack) ->
 )
 def test_a_run_cannot_choose_what_is_executed(local_stack: LocalStack, variables: dict[str, object]) -> None:
     api = json.loads(local_stack.home.stack.read_text())["prefect_api"]
-    found = httpx.get(f"{api}/deployments/name/train/train", timeout=10).json()
+    found = httpx.get(f"{api}/deployments/name/train/train", timeout=60).json()
     job = {"data": {"uri": "x", "format": "csv", "label": "y"}, "model": {"kind": "mlp"}, "train": {"samples": 1}}
     job |= {"version": 1, "task": "regression", "budget": "1", "deadline": "2035-01-01T00:00:00Z"}
     body = {"parameters": {"job": job}, "job_variables": variables}
-    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=10)
+    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=60)
     assert answer.status_code in (409, 422), answer.text
     assert "not allowed" in answer.text
 
 
 def test_prefect_refuses_parameters_that_are_no_job(local_stack: LocalStack) -> None:
     api = json.loads(local_stack.home.stack.read_text())["prefect_api"]
-    found = httpx.get(f"{api}/deployments/name/train/train", timeout=10).json()
+    found = httpx.get(f"{api}/deployments/name/train/train", timeout=60).json()
     body = {"parameters": {"job": {"version": 1, "nonsense": True}}}
-    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=10)
+    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=60)
     assert answer.status_code in (409, 422), answer.text
 
 

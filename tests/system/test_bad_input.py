@@ -94,12 +94,12 @@ def test_what_only_the_rows_show(site: Site, free: int) -> None:
 def test_the_run_refuses_what_another_client_sends(site: Site, free: int) -> None:
     """Straight to Prefect's API, past the command line."""
     api, sent = site.settings.prefect_api, {}
-    deployment = httpx.get(f"{api}/deployments/name/train/train", timeout=15).json()
+    deployment = httpx.get(f"{api}/deployments/name/train/train", timeout=60).json()
     for uri in ("file:///etc/passwd", site.stack.home.key("owner").as_uri()):
         request = str(uuid.uuid4())
         job = bad(site, "direct", {"uri": uri})
         body = {"name": request, "parameters": {"job": job, "request_id": request}, "state": {"type": "SCHEDULED"}}
-        answer = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, timeout=15)
+        answer = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, timeout=60)
         assert answer.status_code in (200, 201), answer.text
         sent[request] = uri
 

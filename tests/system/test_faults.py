@@ -33,7 +33,7 @@ def jobs_on_chain(site: Site) -> int:
     filters = [{"memcmp": {"offset": 0, "bytes": base64.b64encode(JOB_TAG).decode(), "encoding": "base64"}}]
     params = [PROGRAM_ID, {"encoding": "base64", "commitment": "confirmed", "filters": filters}]
     body = {"jsonrpc": "2.0", "id": 1, "method": "getProgramAccounts", "params": params}
-    return len(httpx.post(site.settings.rpc_url, json=body, timeout=10).json()["result"])
+    return len(httpx.post(site.settings.rpc_url, json=body, timeout=60).json()["result"])
 
 
 async def held(site: Site, wallets: list[str]) -> tuple[int, dict[str, int]]:
