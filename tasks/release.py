@@ -12,36 +12,40 @@ from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.errors import ProgramError
 from cloudlinkup.ledger import money
+from tasks.awards import award_late, award_round
 from tasks.context import Run
 from tasks.escrow import open_accounts
 
 
 @task(name="release", cache_policy=NO_CACHE)
 async def release(run: Run) -> None:
-    """Awards are cumulative verified steps times the price, for all seats of the round in one go."""
+    """Every seat's verified steps of this round times the price, on top of what the chain has awarded it."""
     assert run.round is not None
     if run.round.stage != "verified":
         return
     with run.timed("release"):
         step = int(run.state.plan["segment_steps"])
-        seats = {seat.seat: seat for seat in run.state.seats}
-        awards = {
-            entry.seat: (seats[entry.seat].steps + entry.segments * step) * run.state.price
+        pay = {
+            entry.seat: entry.segments * step * run.state.price
             for entry in run.round.entries
             if entry.outcome == "accepted"
         }
-        await asyncio.gather(_award(run, awards), pay_matured(run))  # what matured before does not wait for this round
+        await asyncio.gather(_award(run, pay), pay_matured(run))  # what matured before does not wait for this round
         await dispute_rejected(run)
-        await open_accounts(run, (seats[seat].wallet for seat in awards))
+        await open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
         run.round.stage = "awarded"
         run.save_round()
-    run.event("released", round=run.round.round, awarded={str(seat): str(units) for seat, units in awards.items()})
+    waiting = {str(seat): str(award.amount) for seat, award in run.state.awards.items()}
+    earned = {str(seat): str(units) for seat, units in pay.items()}
+    run.event("released", round=run.round.round, earned=earned, carried=waiting)
 
 
-async def _award(run: Run, awards: dict[int, int]) -> None:
+async def _award(run: Run, pay: dict[int, int]) -> None:
     assert run.round is not None
-    if awards:
-        run.sent("award", await run.ledger.award(run.verifier, run.account, run.round.round, awards))
+    if pay:
+        await award_round(run, run.round.round, pay)
+    else:
+        await award_late(run)
 
 
 async def dispute_rejected(run: Run) -> None:

@@ -23,6 +23,7 @@ from models.pricing import affordable_steps, ask_per_step
 from models.registry import Registry
 from models.selection import select
 from tasks.allocate import new_seat
+from tasks.awards import carried
 from tasks.context import Run
 from tasks.escrow import write_seats
 from tasks.peers import Peer, connected
@@ -106,9 +107,9 @@ def _affordable(run: Run, job: Job, plan: JobPlan) -> dict[int, int] | None:
     """Most steps by seat where the budget binds before the round's size does, split by the speeds; else None."""
     assert run.state.terms is not None
     caps = {i: seat.cap for i, seat in enumerate(job.seats)}
-    awarded = {i: seat.awarded for i, seat in enumerate(job.seats)}
+    awarded = {i: seat.awarded + carried(run, i) for i, seat in enumerate(job.seats)}
     active = {seat.seat for seat in run.state.active()}
-    held = {i: cap if i not in active else awarded[i] for i, cap in caps.items()}
+    held = {i: max(cap, awarded[i]) if i not in active else awarded[i] for i, cap in caps.items()}
     left = affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
     if left >= plan.local_steps * len(active) * 2:
         return None

@@ -20,6 +20,7 @@ from cloudlinkup.ledger import money
 from cloudlinkup.ledger.accounts import Job
 from cloudlinkup.types import ContributorLine, Receipt, SignatureLine
 from tasks.audit import tell_finished
+from tasks.awards import award_late
 from tasks.context import Run
 from tasks.peers import connected
 from tasks.release import pay_matured
@@ -35,12 +36,16 @@ async def settle(run: Run) -> None:
         await _drop_peers(run)
         job = await run.ledger.job(run.account)
         if job is not None and await run.ledger.now() < job.deadline:
+            await award_late(run)
             run.sent("finish_job", await run.ledger.finish_job(run.operator, run.account))
         job = await run.ledger.job(run.account)
         if job is not None and job.dispute_window <= PATIENCE:
             await _wait_and_pay(run, job)
         job = await run.ledger.job(run.account)
         settled = job is None or await _settled(run, job)
+        if run.state.awards:  # disputes that outlasted the deadline: their contributors may appeal
+            left = {str(seat): str(award.amount) for seat, award in run.state.awards.items()}
+            run.event("not_awarded", seats=left)
     receipt = await make_receipt(run, settled=settled)
     run.save("settle")
     run.store.finish(run.request_id, receipt.model_dump(mode="json"))
@@ -54,6 +59,8 @@ async def _wait_and_pay(run: Run, job: Job) -> None:
     """Cranks as awards mature, closes at T_end, and once more when the last award has matured."""
     end, last = money.end_time(job), money.last_time(job) + 5
     while (now := await run.ledger.now()) <= last:
+        if now < job.deadline:
+            await award_late(run)
         await pay_matured(run)
         job_now = await run.ledger.job(run.account)
         if job_now is None:

@@ -71,6 +71,19 @@ class Terms(Kept):
     fee_bps: int
 
 
+class Award(Kept):
+    """One seat's award that the chain may not have yet, in base units: cumulative, as the program takes it."""
+
+    base: int  # what the chain had of this seat when this was fixed
+    target: int
+    cap: int  # the seat's cap then; a lower one is a ruling's
+    sent: bool = False  # it may have landed
+
+    @property
+    def amount(self) -> int:
+        return self.target - self.base
+
+
 class JobState(Kept):
     stage: Stage = "segment"
     flow_run_id: str = ""
@@ -96,6 +109,8 @@ class JobState(Kept):
     score: float = 0.0
     curve: list[tuple[int, float]] = []  # steps done, score
     stage_seconds: dict[str, float] = {}
+    awards: dict[int, Award] = {}  # by seat, what the chain has not taken yet
+    awards_round: int = 0  # the last round whose pay is in there
     ended_early: str = ""
     last_seen: dict[str, Any] = {}  # the Job account's amounts, kept in case that somebody closes and erases it
 

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from cloudlinkup.crypto.seal import encrypt_blob
 from cloudlinkup.wire.hashes import sha256
 from models.plan import RoundPlan, SeatRound
+from tasks.awards import carried, read_job
 from tasks.context import Run
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
@@ -89,11 +90,13 @@ def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound) -> Entry:
 
 
 async def _raise_caps(run: Run, round_: RoundState) -> None:
-    """Each seat's cap covers what this round can earn it, on chain, before it works."""
-    seats = {seat.seat: seat for seat in run.state.seats}
-    step = int(run.state.plan["segment_steps"])
+    """Each seat's cap covers, on chain and before it works, what it has and what this round can earn it."""
+    job, step = await read_job(run), int(run.state.plan["segment_steps"])
     caps = {
-        entry.seat: (seats[entry.seat].steps + entry.max_segments * step) * run.state.price for entry in round_.entries
+        entry.seat: job.seats[entry.seat].awarded
+        + carried(run, entry.seat)
+        + entry.max_segments * step * run.state.price
+        for entry in round_.entries
     }
     run.sent("raise_caps", await run.ledger.raise_caps(run.operator, run.account, caps))
 
