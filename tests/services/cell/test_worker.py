@@ -32,9 +32,9 @@ async def test_contributors_need_no_thread_no_port_and_leave_nothing(running: Ru
     await running.agent().join()
     (first,) = workers()
     before, scratch = psutil.Process().num_fds(), Path(first.local_directory).parent
-    agents = [await running.agent().join() for _ in range(4)]
-    # a descriptor at each end of the socket: both ends are in this process
-    assert psutil.Process().num_fds() - before <= 2 * len(agents)
+    agents = [await running.agent().join() for _ in range(8)]
+    # a descriptor at each end of the socket, both in this process; a few may be what earlier tests' threads opened
+    assert psutil.Process().num_fds() - before <= 2 * len(agents) + 4
     assert not any(worker.services for worker in workers())
     await asyncio.gather(*(agent.leave() for agent in running.agents))
     await until(lambda: not workers())
