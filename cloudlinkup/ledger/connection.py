@@ -28,9 +28,7 @@ from solders.account import Account
 from solders.commitment_config import CommitmentLevel
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
 from solders.errors import SerdeJSONError
-from solders.hash import Hash
 from solders.instruction import Instruction
-from solders.message import Message
 from solders.pubkey import Pubkey
 from solders.rpc.config import RpcBlockConfig
 from solders.rpc.errors import (
@@ -43,13 +41,13 @@ from solders.rpc.errors import (
 from solders.rpc.requests import GetBlock
 from solders.rpc.responses import GetBlockResp
 from solders.signature import Signature
-from solders.transaction import VersionedTransaction
 from solders.transaction_status import TransactionDetails, TransactionErrorInstructionError
 
 from cloudlinkup.crypto.identity import Signer
 from cloudlinkup.errors import BadInput, LedgerError, NotConfirmed, Unavailable
 from cloudlinkup.ledger.accounts import CLOCK_SYSVAR
 from cloudlinkup.ledger.errors import explain
+from cloudlinkup.ledger.signing import sign
 
 log = structlog.get_logger(__name__)
 
@@ -257,19 +255,6 @@ class Connection:
             if time.monotonic() >= until:
                 raise NotConfirmed(f"{signature} was not {commitment} within {seconds:g} s")
             await asyncio.sleep(self.poll)
-
-
-def sign(
-    instructions: Sequence[Instruction], payer: Signer, signers: Sequence[Signer], block_hash: Hash
-) -> VersionedTransaction:
-    """A signed transaction. Raises LedgerError when a required signer is missing."""
-    message = Message.new_with_blockhash(list(instructions), payer.public, block_hash)
-    keys = {one.public: one for one in (*signers, payer)}
-    needed = message.account_keys[: message.header.num_required_signatures]
-    if missing := [str(key) for key in needed if key not in keys]:
-        raise LedgerError(f"no signer for {', '.join(missing)}")
-    body = bytes(message)
-    return VersionedTransaction.populate(message, [keys[key].sign_transaction_message(body) for key in needed])
 
 
 def check_url(rpc_url: str) -> None:

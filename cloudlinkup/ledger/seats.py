@@ -5,20 +5,12 @@ Answers are bounded in size, checked for the account's owner, discriminator and 
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import json
-from typing import Any
-
-import httpx
 from solders.pubkey import Pubkey
 
-from cloudlinkup.errors import LedgerError, Unavailable
-from cloudlinkup.ledger.accounts import CLOCK_SYSVAR, JOB_HEAD, MAX_SEATS, SEAT_BYTES, Job, decode_job
-
-TIMEOUT = 8.0
-_MOST_BYTES = 2 * (JOB_HEAD + MAX_SEATS * SEAT_BYTES)  # base64 of the largest account, and the JSON around it
+from cloudlinkup.errors import LedgerError
+from cloudlinkup.ledger import rpc
+from cloudlinkup.ledger.accounts import CLOCK_SYSVAR, MINT_BYTES, SYSTEM_PROGRAM, TOKEN_PROGRAM, Job, decode_job
+from cloudlinkup.ledger.rpc import TIMEOUT
 
 
 async def read_job(
@@ -32,10 +24,10 @@ async def read_job(
     Raises Unavailable when nobody answers within `timeout` seconds, LedgerError when the account is not a job of that
     program or the answer is malformed.
     """
-    found = await _account(rpc_url, job, timeout)
-    if found is None:
+    found = await rpc.account(rpc_url, job, timeout)
+    if found is None or found[0] == str(SYSTEM_PROGRAM):  # anybody may send lamports to an address
         return None
-    owner, data = found
+    owner, _, data = found
     if owner != str(program_id):
         raise LedgerError(f"account {job} belongs to {owner}, not to the escrow program {program_id}")
     return decode_job(data)
@@ -43,7 +35,7 @@ async def read_job(
 
 async def read_genesis(rpc_url: str, timeout: float = TIMEOUT) -> str:  # noqa: ASYNC109
     """The chain's genesis hash, base58: which chain this is."""
-    answer = await _call(rpc_url, "getGenesisHash", [], timeout)
+    answer = await rpc.call(rpc_url, "getGenesisHash", [], timeout)
     try:
         return str(Pubkey.from_string(answer))
     except (ValueError, TypeError):
@@ -52,44 +44,15 @@ async def read_genesis(rpc_url: str, timeout: float = TIMEOUT) -> str:  # noqa: 
 
 async def read_clock(rpc_url: str, timeout: float = TIMEOUT) -> int:  # noqa: ASYNC109
     """The chain's unix time in seconds at `confirmed`; it can lag behind real time by tens of seconds."""
-    found = await _account(rpc_url, CLOCK_SYSVAR, timeout)
-    if found is None or len(found[1]) != 40:
+    found = await rpc.account(rpc_url, CLOCK_SYSVAR, timeout)
+    if found is None or len(found[2]) != 40:
         raise LedgerError(f"the RPC at {rpc_url} gave no clock")
-    return int.from_bytes(found[1][32:40], "little", signed=True)
+    return int.from_bytes(found[2][32:40], "little", signed=True)
 
 
-async def _account(rpc_url: str, address: Pubkey, seconds: float) -> tuple[str, bytes] | None:
-    options = {"encoding": "base64", "commitment": "confirmed"}
-    answer = await _call(rpc_url, "getAccountInfo", [str(address), options], seconds)
-    try:
-        value = answer["value"]
-        if value is None:
-            return None
-        return str(value["owner"]), base64.b64decode(value["data"][0], validate=True)
-    except (KeyError, TypeError, IndexError, binascii.Error):
-        raise LedgerError(f"the RPC at {rpc_url} gave a malformed account") from None
-
-
-async def _call(rpc_url: str, method: str, params: list[Any], seconds: float) -> Any:
-    question = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    body = bytearray()
-    try:
-        async with (
-            asyncio.timeout(seconds),  # the whole answer, not each piece of it
-            httpx.AsyncClient(timeout=seconds) as client,
-            client.stream("POST", rpc_url, json=question) as answer,
-        ):
-            answer.raise_for_status()
-            async for part in answer.aiter_bytes():
-                body += part
-                if len(body) > _MOST_BYTES:
-                    raise LedgerError(f"the RPC at {rpc_url} answered with more than {_MOST_BYTES} bytes")
-    except (httpx.HTTPError, TimeoutError) as error:
-        raise Unavailable(
-            f"the chain's RPC at {rpc_url} does not answer ({type(error).__name__}). "
-            "Fix: start it, or name another RPC address"
-        ) from None
-    try:
-        return json.loads(bytes(body))["result"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise LedgerError(f"the RPC at {rpc_url} refused {method}") from None
+async def read_decimals(rpc_url: str, mint: Pubkey, timeout: float = TIMEOUT) -> int:  # noqa: ASYNC109
+    """A mint's decimals. Raises LedgerError for anything but an initialised classic mint."""
+    found = await rpc.account(rpc_url, mint, timeout)
+    if found is None or found[0] != str(TOKEN_PROGRAM) or len(found[2]) != MINT_BYTES or found[2][45] != 1:
+        raise LedgerError(f"{mint} is not a classic token mint on this chain")
+    return found[2][44]
