@@ -6,17 +6,12 @@ much its seat can earn and how long. `Chain` is the seam; `RpcChain` is the only
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Protocol
 
 from solders.pubkey import Pubkey
 
-from cloudlinkup.errors import LedgerError, Unavailable
 from cloudlinkup.ledger.seats import read_genesis, read_job
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,16 +42,6 @@ class Chain(Protocol):
     async def job(self, account: str) -> JobFacts | None: ...
 
 
-def shown(url: str) -> str:
-    """The address without what may be a key in it: providers put theirs into the path, the query or the user part."""
-    parts = urlsplit(url)
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        port = ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"
-
-
 @dataclass(frozen=True)
 class RpcChain:
     """Solana's JSON-RPC at `url`. Its errors name the address without any key in it."""
@@ -66,13 +51,13 @@ class RpcChain:
 
     async def genesis(self) -> str:
         """The genesis hash, base58. Raises Unavailable when nobody answers, LedgerError for a strange answer."""
-        return await self._ask(read_genesis(self.url))
+        return await read_genesis(self.url)
 
     async def job(self, account: str) -> JobFacts | None:
         """The job, or None when there is no such account. Raises Unavailable, LedgerError (not one of our program's),
         ValueError (no address)."""
         place, program = Pubkey.from_string(account), Pubkey.from_string(self.program)
-        job = await self._ask(read_job(self.url, place, program))
+        job = await read_job(self.url, place, program)
         if job is None:
             return None
         return JobFacts(
@@ -83,9 +68,3 @@ class RpcChain:
             commit_root=job.commit_root,
             seats=tuple(SeatFacts(str(s.wallet), s.cap, s.awarded, s.active) for s in job.seats),
         )
-
-    async def _ask(self, question: Awaitable[T]) -> T:
-        try:
-            return await question
-        except (Unavailable, LedgerError) as error:
-            raise type(error)(str(error).replace(self.url, shown(self.url))) from None

@@ -262,10 +262,10 @@ LEAVES = (
 
 def _dry_run(options: Options) -> None:
     """Says what would happen. Writes nothing and connects to nobody."""
-    from cloudlinkup.agent.chain import shown
     from cloudlinkup.agent.hardware import choose_device, describe
     from cloudlinkup.agent.probes import cached
     from cloudlinkup.crypto.identity import read_key
+    from cloudlinkup.ledger.rpc import shown
 
     hardware = describe(choose_device(options.device), options.threads)
     folder = options.folder

@@ -25,11 +25,14 @@ from cloudlinkup.crypto.identity import Signer
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Home, Settings
 from cloudlinkup.jobs import JobStore
+from cloudlinkup.ledger import money
+from cloudlinkup.ledger.accounts import client_address, job_address
 from cloudlinkup.types import format_tokens, parse_tokens
 
 if TYPE_CHECKING:
     from cloudlinkup.ledger.accounts import Job
     from cloudlinkup.ledger.escrow import Ledger
+    from cloudlinkup.ledger.wallet import WalletLedger
 
 LAMPORTS = 9  # decimals of SOL
 
@@ -58,11 +61,7 @@ class Desk:
         return format_tokens(units, self.decimals)
 
     async def payer(self, signer: Signer) -> Signer:
-        """Who pays the fee: the signer, or the sponsor where the signer has no SOL."""
-        sponsor = self.settings.home.key("sponsor")
-        if await self.ledger.lamports(signer.public) > 0 or not sponsor.exists():
-            return signer
-        return Signer.from_file(sponsor)
+        return await payer_for(self.ledger, self.settings, signer)
 
     async def job(self, text: str) -> tuple[Pubkey, Job]:
         """The job account of a request id, a job id or an account's address. Raises BadInput."""
@@ -73,22 +72,42 @@ class Desk:
         return address, job
 
     def address(self, text: str) -> Pubkey:
-        try:
-            number = uuid.UUID(text)
-        except ValueError:
-            try:
-                return Pubkey.from_string(text)
-            except ValueError:
-                raise BadInput("job", text, "not a request id, job id or account", FIND) from None
-        path = self.settings.home.jobs_db
-        view = JobStore(path).view(str(number)) if path.exists() else None
-        if view is not None and view.job_id is None:
-            raise BadInput("job", text, "it has not locked any money yet", "see `cloudlinkup status`")
-        job_id = number.bytes if view is None or view.job_id is None else bytes.fromhex(view.job_id)
-        return self.ledger.job_address(self.owner, self.mint, job_id)
+        return job_account(text, self.settings)
 
 
 FIND = "`cloudlinkup escrow list` shows the open ones"
+
+
+def job_account(text: str, settings: Settings) -> Pubkey:
+    """The Job account of a request id, a job id or an account's address. Raises BadInput."""
+    try:
+        number = uuid.UUID(text)
+    except ValueError:
+        try:
+            return Pubkey.from_string(text)
+        except ValueError:
+            raise BadInput("job", text, "not a request id, job id or account", FIND) from None
+    path = settings.home.jobs_db
+    view = JobStore(path).view(str(number)) if path.exists() else None
+    if view is not None and view.job_id is None:
+        raise BadInput("job", text, "it has not locked any money yet", "see `cloudlinkup status`")
+    job_id = number.bytes if view is None or view.job_id is None else bytes.fromhex(view.job_id)
+    program = Pubkey.from_string(settings.program_id)
+    return job_address(client_address(settings.owner_key, settings.mint_key, program), job_id, program)
+
+
+async def payer_for(ledger: Ledger | WalletLedger, settings: Settings, signer: Signer) -> Signer:
+    """Who pays the fee: the signer, or this home's sponsor where the signer has no SOL."""
+    sponsor = settings.home.key("sponsor")
+    if await ledger.lamports(signer.public) > 0 or not sponsor.exists():
+        return signer
+    return Signer.from_file(sponsor)
+
+
+def state_of(job: Job, now: int) -> str:
+    if now < job.deadline:
+        return "running"
+    return "windows open" if now < money.last_time(job) else "decided"
 
 
 @asynccontextmanager

@@ -1,60 +1,18 @@
-"""`escrow show|list|pay|dispute|appeal|resolve|close`: a job's money on chain. JOB is a request id, a job id or the
-account's address; SEAT its number there."""
+"""`escrow list|pay|dispute|resolve|close`: jobs' money on chain, for clients, arbiters and whoever cranks.
+
+JOB is a request id, a job id or the account's address; SEAT its number there. What contributors need is in `seat`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cloudlinkup.cli.desk import Desk, run, seat_of, sent, signer, when
+from cloudlinkup.cli.desk import Desk, run, seat_of, sent, signer, state_of, when
 from cloudlinkup.cli.terminal import terminal
-from cloudlinkup.crypto.identity import Signer
-from cloudlinkup.errors import BadInput
-from cloudlinkup.home import Home
-from cloudlinkup.ledger import money
-from cloudlinkup.ledger.accounts import Job, Seat
-
-
-def show(job: str, /) -> None:
-    """A job's money: budget, approved pay, when it is paid out, who is under dispute.
-
-    Parameters
-    ----------
-    job
-        The request id that `submit` printed, or the job's account.
-    """
-
-    async def look(desk: Desk) -> dict[str, Any]:
-        address, found = await desk.job(job)
-        now = await desk.ledger.now()
-        held = await desk.ledger.vault_balance(found.vault)
-        return {
-            "job": str(address),
-            "state": _state(found, now),
-            "budget": desk.tokens(found.budget),
-            "held": desk.tokens(held),
-            "approved": desk.tokens(sum(seat.awarded for seat in found.seats)),
-            "paid": desk.tokens(found.paid_total),
-            "payable_now": desk.tokens(sum(money.payable(found, now).values())),
-            "fee_bps": found.fee_bps,
-            "verifier": str(found.verifier),
-            "round": found.round,
-            "deadline": found.deadline,
-            "dispute_window": found.dispute_window,
-            "arbiter_window": found.arbiter_window,
-            "next_pay_out": money.next_maturity(found, now),
-            "refund_from": money.end_time(found),
-            "decided_by": money.last_time(found),
-            "now": now,
-            "seats": [_seat(desk, found, i, seat, now) for i, seat in enumerate(found.seats)],
-        }
-
-    document = run(look)
-    terminal.result(document, lambda console: _show(console, document))
 
 
 def list_(*, everybody: bool = False) -> None:
@@ -73,7 +31,7 @@ def list_(*, everybody: bool = False) -> None:
             {
                 "job": str(address),
                 "job_id": job.job_id.hex(),
-                "state": _state(job, now),
+                "state": state_of(job, now),
                 "seats": len(job.seats),
                 "budget": desk.tokens(job.budget),
                 "approved": desk.tokens(sum(seat.awarded for seat in job.seats)),
@@ -155,30 +113,6 @@ def dispute(job: str, seat: int, /, *, key: Path | None = None) -> None:
     sent(run(work), f"Seat {seat} is under dispute; the arbiter may rule on it.", job=job, seat=seat)
 
 
-def appeal(job: str, seat: int, amount: str, /, *, key: Path | None = None) -> None:
-    """As a contributor: ask the arbiter for more than was approved. Once a seat, in the window after the deadline.
-
-    Parameters
-    ----------
-    job
-        The job's account, or the request id.
-    seat
-        Your seat's number.
-    amount
-        What you should have been approved in all, in token units.
-    key
-        Your wallet's key; by default the contributor of this home whose seat it is.
-    """
-
-    async def work(desk: Desk) -> list[str]:
-        address, found = await desk.job(job)
-        wallet = _wallet(key, found.seats[seat_of(found, seat)])
-        units = desk.parse(amount)
-        return await desk.ledger.appeal(wallet, address, seat, units, payer=await desk.payer(wallet))
-
-    sent(run(work), f"The arbiter is asked to approve {amount} for seat {seat}.", job=job, seat=seat, amount=amount)
-
-
 def resolve(job: str, seat: int, amount: str, /, *, slash: str = "0", key: Path | None = None) -> None:
     """As the arbiter: decide what a seat under dispute or appeal gets in all. It is payable at once.
 
@@ -203,70 +137,3 @@ def resolve(job: str, seat: int, amount: str, /, *, slash: str = "0", key: Path 
         return await desk.ledger.resolve(arbiter, address, seat_of(found, seat), units, bond, payer=payer)
 
     sent(run(work), f"Seat {seat} gets {amount} in all.", job=job, seat=seat, amount=amount, slash=slash)
-
-
-# ---------------------------------------------------------------- what it says
-
-
-def _state(job: Job, now: int) -> str:
-    if now < job.deadline:
-        return "running"
-    return "windows open" if now < money.last_time(job) else "decided"
-
-
-def _seat(desk: Desk, job: Job, number: int, seat: Seat, now: int) -> dict[str, Any]:
-    alone, matured = _alone(job, seat), money.matured(seat, job, now)
-    live, hold = money.appeal_live(seat, job, now), money.on_hold(seat, job, now)
-    return {
-        "seat": number,
-        "wallet": str(seat.wallet),
-        "limit": desk.tokens(seat.cap),
-        "approved": desk.tokens(seat.awarded),
-        "paid": desk.tokens(seat.paid),
-        "payable_now": desk.tokens(money.payable(alone, now).get(0, 0)),
-        "pays_out_on": money.next_maturity(alone, now),
-        "bond": desk.tokens(seat.bond),
-        "bond_posted": seat.active and seat.bond > 0,
-        "state": "appealed" if live else "disputed" if hold else "active" if seat.active else "bond asked",
-        "ruling_from": desk.tokens(matured) if live or hold else None,
-        "ruling_to": desk.tokens(seat.cap if live else seat.awarded) if live or hold else None,
-    }
-
-
-def _alone(job: Job, seat: Seat) -> Job:
-    return replace(job, seats=(seat,))
-
-
-def _show(console: Console, document: dict[str, Any]) -> None:
-    console.print(f"job {document['job']} ({document['state']})", soft_wrap=True)
-    console.print(
-        f"budget {document['budget']}, approved pay {document['approved']}, paid {document['paid']}, "
-        f"due now {document['payable_now']}, held on chain {document['held']}"
-    )
-    later = document["next_pay_out"]
-    console.print(f"next pay-out: {when(later) if later else 'nothing waits'}")
-    console.print(
-        f"takes work until {when(document['deadline'])}, refund from {when(document['refund_from'])}, "
-        f"everything decided by {when(document['decided_by'])}"
-    )
-    table = Table("seat", "wallet", "state", "limit", "approved pay", "paid", "due now", "pays out on", "bond")
-    for one in document["seats"]:
-        wallet = f"{one['wallet'][:6]}…{one['wallet'][-4:]}"
-        amounts = (one["limit"], one["approved"], one["paid"], one["payable_now"])
-        due = when(one["pays_out_on"]) if one["pays_out_on"] else ""
-        table.add_row(str(one["seat"]), wallet, one["state"], *amounts, due, one["bond"])
-    console.print(table)
-    for one in document["seats"]:
-        if one["ruling_from"] is not None:
-            bounds = f"from {one['ruling_from']} to {one['ruling_to']}"
-            console.print(f"seat {one['seat']} is {one['state']}: the arbiter may set its approved pay {bounds}")
-
-
-def _wallet(key: Path | None, seat: Seat) -> Signer:
-    """The key of a seat's wallet: the named file, or the contributor of this home that has it."""
-    if key is not None:
-        return Signer.from_file(key)
-    for path in sorted((Home.find().root / "contributors").glob("*/wallet.json")):
-        if (found := Signer.from_file(path)).public == seat.wallet:
-            return found
-    raise BadInput("key", "(absent)", f"the key of {seat.wallet} is not in this home", "name its file with --key")

@@ -1,6 +1,6 @@
 """Solana's JSON-RPC by httpx alone: one bounded request, and what its answer means. Believes nobody.
 
-The messages name the address as it was given; who shows them cuts out what may be a key in it. Not covered: retries.
+The messages name the address without what may be a key in it. Not covered: retries.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from solders.pubkey import Pubkey
@@ -19,6 +20,16 @@ from cloudlinkup.ledger.accounts import JOB_HEAD, MAX_SEATS, SEAT_BYTES
 
 TIMEOUT = 8.0
 _MOST_BYTES = 2 * (JOB_HEAD + MAX_SEATS * SEAT_BYTES)  # base64 of the largest account, and the JSON around it
+
+
+def shown(url: str) -> str:
+    """The address without what may be a key in it: providers put theirs into the path, the query or the user part."""
+    parts = urlsplit(url)
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        port = ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"
 
 
 class Refused(LedgerError):
@@ -47,11 +58,11 @@ async def call(rpc_url: str, method: str, params: list[Any], seconds: float = TI
             async for part in answer.aiter_bytes():
                 body += part
                 if len(body) > _MOST_BYTES:
-                    raise LedgerError(f"the RPC at {rpc_url} answered with more than {_MOST_BYTES} bytes")
+                    raise LedgerError(f"the RPC at {shown(rpc_url)} answered with more than {_MOST_BYTES} bytes")
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
         raise (Unreached if isinstance(error, unsent) else Unavailable)(
-            f"the chain's RPC at {rpc_url} does not answer ({type(error).__name__}). "
+            f"the chain's RPC at {shown(rpc_url)} does not answer ({type(error).__name__}). "
             "Fix: start it, or name another RPC address"
         ) from None
     try:
@@ -61,8 +72,8 @@ async def call(rpc_url: str, method: str, params: list[Any], seconds: float = TI
         error = document["error"]
         words = f": {str(error['message'])[:200]}" if "message" in error else ""
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise LedgerError(f"the RPC at {rpc_url} refused {method}") from None
-    raise Refused(f"the RPC at {rpc_url} refused {method}{words}", error.get("data"))
+        raise LedgerError(f"the RPC at {shown(rpc_url)} refused {method}") from None
+    raise Refused(f"the RPC at {shown(rpc_url)} refused {method}{words}", error.get("data"))
 
 
 async def account(rpc_url: str, address: Pubkey, seconds: float = TIMEOUT) -> tuple[str, int, bytes] | None:
@@ -76,4 +87,4 @@ async def account(rpc_url: str, address: Pubkey, seconds: float = TIMEOUT) -> tu
         data = base64.b64decode(value["data"][0], validate=True)
         return str(value["owner"]), int(value.get("lamports", 0)), data
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, binascii.Error):
-        raise LedgerError(f"the RPC at {rpc_url} gave a malformed account") from None
+        raise LedgerError(f"the RPC at {shown(rpc_url)} gave a malformed account") from None

@@ -39,14 +39,14 @@ async def read_genesis(rpc_url: str, timeout: float = TIMEOUT) -> str:  # noqa: 
     try:
         return str(Pubkey.from_string(answer))
     except (ValueError, TypeError):
-        raise LedgerError(f"the RPC at {rpc_url} gave no genesis hash") from None
+        raise LedgerError(f"the RPC at {rpc.shown(rpc_url)} gave no genesis hash") from None
 
 
 async def read_clock(rpc_url: str, timeout: float = TIMEOUT) -> int:  # noqa: ASYNC109
     """The chain's unix time in seconds at `confirmed`; it can lag behind real time by tens of seconds."""
     found = await rpc.account(rpc_url, CLOCK_SYSVAR, timeout)
     if found is None or len(found[2]) != 40:
-        raise LedgerError(f"the RPC at {rpc_url} gave no clock")
+        raise LedgerError(f"the RPC at {rpc.shown(rpc_url)} gave no clock")
     return int.from_bytes(found[2][32:40], "little", signed=True)
 
 

@@ -145,7 +145,7 @@ class WalletLedger:
             value = answer["value"]
             return Hash.from_string(value["blockhash"]), int(value["lastValidBlockHeight"])
         except (KeyError, TypeError, ValueError):
-            raise LedgerError(f"the RPC at {self.rpc_url} gave no block hash") from None
+            raise LedgerError(f"the RPC at {rpc.shown(self.rpc_url)} gave no block hash") from None
 
     async def _first(self, raw: str, programs: list[Pubkey], *, last: bool) -> bool:
         """Sends with preflight. False: the node does not know the block hash yet, and nothing was sent."""
@@ -202,7 +202,7 @@ class WalletLedger:
         try:
             status = answer["value"][0]
         except (KeyError, TypeError, IndexError):
-            raise LedgerError(f"the RPC at {self.rpc_url} gave no status") from None
+            raise LedgerError(f"the RPC at {rpc.shown(self.rpc_url)} gave no status") from None
         return status if isinstance(status, dict) else None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from solders.keypair import Keypair
 
-from cloudlinkup.agent.chain import RpcChain, shown
+from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.errors import LedgerError, Unavailable
 from cloudlinkup.home import PROGRAM_ID
+from cloudlinkup.ledger.rpc import shown
 from tests.agent.chain_server import GENESIS, ChainServer, SeatState
 from tests.conftest import Localnet, free_port
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import stat
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from cloudlinkup.crypto.identity import Signer, read_key
-from cloudlinkup.ledger.accounts import OPEN_WINDOW
+from cloudlinkup.ledger.accounts import OPEN_WINDOW, token_address
 from cloudlinkup.ledger.escrow import Ledger
 from models.registry import Registry
 
@@ -66,8 +69,13 @@ def on_chain(stage: Platform, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
     return asyncio.run(whole())
 
 
-def a_job(stage: Platform, wallets: list[Signer], awards: dict[int, int]) -> tuple[Pubkey, bytes]:
-    """An open job with a budget of 10 tokens and a cap of 1 token a seat, awarded once. (account, job id)"""
+def a_job(
+    stage: Platform, wallets: list[Signer], awards: dict[int, int], bonded: dict[Pubkey, int] | None = None
+) -> tuple[Pubkey, bytes]:
+    """An open job with a budget of 10 tokens and a cap of 1 token a seat, awarded once. (account, job id)
+
+    `bonded`: further seats, whose wallets hold what the seat asks for.
+    """
 
     async def make(ledger: Ledger) -> tuple[Pubkey, bytes]:
         keys, now = stage.keys, await ledger.now()
@@ -82,9 +90,13 @@ def a_job(stage: Platform, wallets: list[Signer], awards: dict[int, int]) -> tup
         for one in wallets:
             await ledger.create_token_account(keys["sponsor"], one.public, stage.mint)
         seats = [(one.public, 10**6, 0) for one in wallets]
+        for one, bond in (bonded or {}).items():
+            await ledger.mint_to(keys["admin"], stage.mint, one, bond)
+            seats.append((one, 10**6, bond))
         await ledger.assign_seats(keys["operator"], keys["operator"], job, seats)
         await ledger.commit_round(keys["verifier"], job, 1, bytes(32))
-        await ledger.award(keys["verifier"], job, 1, awards)
+        if awards:
+            await ledger.award(keys["verifier"], job, 1, awards)
         return job, bytes(job_id)
 
     return on_chain(stage, make)
@@ -177,6 +189,56 @@ def test_a_jobs_money_from_award_to_rent(cli: Cli, home: Path, stage: Platform) 
     done(cli("escrow", "close", str(job), "--json"))
     gone = cli("escrow", "show", str(job))
     assert gone.code == 2 and "no such job" in gone.err
+
+
+ONLY_THE_WHEEL = """
+import sys
+from pathlib import Path
+absent = ("anchorpy", "solana", "spl", "based58", "prefect", "xgboost", "distributed")
+sys.modules.update(dict.fromkeys(absent))
+import cloudlinkup.home
+cloudlinkup.home.checkout = lambda: None
+from cloudlinkup.cli.main import run
+sys.exit(max(run([*line.split(), "--json"]) for line in sys.argv[1:]))
+"""
+
+
+def test_a_contributor_needs_only_the_wheel(home: Path, stage: Platform, cli: Cli) -> None:
+    """It looks at its seat, posts the bond, appeals, and takes its pay elsewhere, without AnchorPy or a checkout."""
+    wallet = Signer(Keypair())
+    job, _ = a_job(stage, [], {}, bonded={wallet.public: 50_000})
+    save(home / "contributors" / "mine" / "wallet.json", wallet.keypair)
+
+    def wheel(*lines: str) -> list[Any]:
+        argv = [sys.executable, "-c", ONLY_THE_WHEEL, *lines]
+        env = {**os.environ, "CLOUDLINKUP_HOME": str(home)}
+        ran = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode == 0, ran.stderr + ran.stdout
+        decoder, documents, rest = json.JSONDecoder(), [], ran.stdout.strip()
+        while rest:
+            document, end = decoder.raw_decode(rest)
+            documents, rest = [*documents, document], rest[end:].strip()
+        return documents
+
+    shown, first, again = wheel(f"escrow show {job}", f"escrow accept {job} 0", f"escrow accept {job} 0")
+    assert (shown["seats"][0]["state"], shown["seats"][0]["bond"], shown["mint"]) == (
+        "bond asked",
+        "0.05",
+        str(stage.mint),
+    )
+    assert (len(first["signatures"]), again["signatures"]) == (1, [])
+    stage.chain.warp(LASTS)
+    [appealed] = wheel(f"escrow appeal {job} 0 0.9")
+    assert len(appealed["signatures"]) == 1
+    done(cli("escrow", "resolve", str(job), "0", "0.8", "--slash", "0.02", "--json"))
+    target = token_address(stage.keys["treasury"].public, stage.mint)[0]
+    before = on_chain(stage, lambda one: one.vault_balance(target))
+    [collected] = wheel(f"escrow collect {job} 0 --to {target}")
+    assert len(collected["signatures"]) == 1
+    assert on_chain(stage, lambda one: one.vault_balance(target)) == before + 800_000
+    stage.chain.warp(WINDOW)
+    done(cli("escrow", "pay", str(job), "--json"))
+    assert on_chain(stage, lambda one: one.token_balance(wallet.public, stage.mint)) == 30_000, "what was not slashed"
 
 
 def test_the_platforms_terms(cli: Cli, home: Path, stage: Platform, tmp_path: Path) -> None:
