@@ -61,6 +61,8 @@ async def _close_books(run: Run, error: CloudLinkUpError) -> None:
         run.save()  # whoever takes this up again begins no further round once the job is finished on chain
     run.store.fail(run.request_id, describe(error), final=final and not locked)
     if final and locked:
+        if run.prepared is not None and run.state.generation:
+            await deliver(run)  # what the rounds before it trained is paid for
         await settle(run)
         run.store.fail(run.request_id, describe(error), final=True)
 

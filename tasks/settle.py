@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from cloudlinkup.errors import ClusterError
 from cloudlinkup.ledger import money
 from cloudlinkup.ledger.accounts import Job
+from cloudlinkup.sdk.delivered import write_card
 from cloudlinkup.types import ContributorLine, Receipt, SignatureLine
 from tasks.audit import tell_finished
 from tasks.awards import award_late
@@ -51,6 +52,7 @@ async def settle(run: Run) -> None:
     run.store.finish(run.request_id, receipt.model_dump(mode="json"))
     (run.folder / "delivered").mkdir(exist_ok=True)
     run.write("delivered/receipt.json", (receipt.model_dump_json(indent=2) + "\n").encode())
+    await asyncio.to_thread(write_card, run.folder / "delivered")  # with what was verified and paid
     await _artifact(receipt)
     run.event("settled", settled=settled, paid=receipt.paid, refunded=receipt.refunded, fee=receipt.fee)
 

@@ -190,7 +190,9 @@ def watch(request: str, /) -> None:
 
 
 def download(request: str, /, *, to: Path | None = None) -> None:
-    """Copy a finished job's model: weights, spec, preprocessing, metrics, receipt.
+    """Copy a finished job's model: weights, spec, preprocessing, metrics, learning curve, model card, receipt.
+
+    A job that failed after some rounds has a model too: what those trained, and were paid for.
 
     Parameters
     ----------
@@ -201,7 +203,7 @@ def download(request: str, /, *, to: Path | None = None) -> None:
     """
     view = _view(request)
     source = Home.find().job_folder(request) / "delivered"
-    if view.stage != "done" or not source.is_dir():
+    if not view.finished or not (source / "metrics.json").exists():
         raise BadInput(
             "request", request, f"its model is not there (stage {view.stage})", f"`cloudlinkup watch {request}`"
         )
@@ -209,7 +211,7 @@ def download(request: str, /, *, to: Path | None = None) -> None:
     if target.exists():
         raise BadInput("to", str(target), "exists already", "name a folder that does not exist")
     shutil.copytree(source, target)
-    files = sorted(path.name for path in target.iterdir())
+    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
     line = f"import cloudlinkup, pandas; print(cloudlinkup.predict({str(target)!r}, pandas.read_csv('rows.csv')))"
 
     def show(console: Console) -> None:

@@ -117,6 +117,7 @@ def done(tmp_path: Path) -> JobStore:
     delivered = tmp_path / "home" / "jobs" / REQUEST / "delivered"
     delivered.mkdir(parents=True)
     (delivered / "receipt.json").write_text(json.dumps(RECEIPT))
+    (delivered / "metrics.json").write_text("{}")
     return store
 
 
@@ -138,10 +139,18 @@ def test_status_of_an_empty_home(cli: Cli) -> None:
 
 def test_download_copies_the_model_once(cli: Cli, done: JobStore, tmp_path: Path) -> None:
     answer = cli("download", REQUEST, "--to", "model", "--json")
-    assert answer.document["files"] == ["receipt.json"]
+    assert answer.document["files"] == ["metrics.json", "receipt.json"]
     assert "cloudlinkup.predict" in answer.document["python"]
     assert json.loads((tmp_path / "model" / "receipt.json").read_text()) == RECEIPT
     assert cli("download", REQUEST, "--to", "model").code == 2
+
+
+def test_a_job_that_failed_after_some_rounds_has_a_model(cli: Cli, done: JobStore, tmp_path: Path) -> None:
+    done.fail(REQUEST, {"message": "nobody is left"}, final=True)
+    assert cli("download", REQUEST, "--to", "early", "--json").document["files"] == ["metrics.json", "receipt.json"]
+    (tmp_path / "home" / "jobs" / REQUEST / "delivered" / "metrics.json").unlink()  # it failed before any round
+    answer = cli("download", REQUEST, "--to", "none")
+    assert (answer.code, "its model is not there" in answer.err) == (2, True)
 
 
 def test_a_job_that_is_not_done_has_no_model(cli: Cli, tmp_path: Path) -> None:

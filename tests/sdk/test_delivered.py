@@ -11,7 +11,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from cloudlinkup import load_model, predict
 from cloudlinkup.errors import BadInput
-from cloudlinkup.sdk.delivered import write_delivery
+from cloudlinkup.sdk.delivered import Blend, write_blend, write_delivery
 from cloudlinkup.tables.prepare import prepare
 from cloudlinkup.training.baseline import train_alone
 from cloudlinkup.training.evaluate import evaluate
@@ -48,7 +48,7 @@ def trained(cancer):
 @pytest.fixture
 def folder(tmp_path, trained):
     data, weights, found = trained
-    metrics = {"metric": found.metric, "score": found.value}
+    metrics = {"metric": found.metric, "score": found.value, "curve": [(100, 0.5), (312, found.value)]}
     write_delivery(tmp_path / "delivered", data.spec, weights, data.preprocessing, metrics, {"settled": True})
     return tmp_path / "delivered"
 
@@ -74,10 +74,57 @@ def test_a_person_predicts_on_raw_rows(folder, cancer, trained):
         "spec.json",
         "preprocessing.json",
         "metrics.json",
+        "curve.png",
         "receipt.json",
         "README.md",
     }
     assert f"{found.value:.4f}" in (folder / "README.md").read_text()
+
+
+def test_the_model_is_a_torch_module_on_raw_rows(folder, cancer, trained):
+    data, _, _ = trained
+    model = load_model(folder)
+    assert issubclass(type(model), torch.nn.Module) and not model.training
+    np.testing.assert_array_equal(model(cancer), model.predict(cancer))
+    features = torch.from_numpy(data.holdout_features)
+    assert torch.equal(model(features), model.module(features))
+    assert sum(p.numel() for p in model.parameters()) == len(model.weights)
+    before = model.predict_proba(cancer)
+    with torch.no_grad():
+        list(model.parameters())[-1].add_(torch.tensor([100.0, 0.0]))
+    assert set(model.predict(cancer)) == {"benign"}, "what is trained on changes what is predicted"
+    assert not np.array_equal(before, model.predict_proba(cancer))
+    with pytest.raises(BadInput, match="mean radius"):
+        model(cancer.drop(columns="mean radius"))
+    assert len(model(cancer.head(0))) == 0
+
+
+def test_a_blend_answers_with_the_mean_of_its_members(tmp_path, trained, cancer):
+    data, weights, _ = trained
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        one = (weights + rng.normal(0, 0.3, len(weights))).astype(np.float32)
+        write_delivery(tmp_path / f"trials/{k:02}", data.spec, one, data.preprocessing, {"metric": "accuracy"})
+    names = ["trials/00", "trials/02"]
+    write_blend(tmp_path, names, data.spec, data.preprocessing, {"metric": "accuracy", "score": 0.5})
+    model = load_model(tmp_path)
+    members = [load_model(tmp_path / name).predict_proba(cancer) for name in names]
+    np.testing.assert_allclose(model.predict_proba(cancer), np.mean(members, axis=0), atol=1e-6)
+    assert "2 of them" in (tmp_path / "README.md").read_text()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    shown = metrics["blend"]
+    other = {"trials/01": shown["trials/00"]}  # another member's weights under this one's hash
+    for bad in ({}, {"../elsewhere": "00"}, other, [], {"trials/00/../01": shown["trials/00"]}):
+        (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "blend": bad}))
+        with pytest.raises(BadInput):
+            load_model(tmp_path)
+
+
+def test_a_blend_of_regressions_is_the_mean_of_their_answers():
+    members = [torch.nn.Linear(3, 1) for _ in range(3)]
+    rows = torch.arange(12.0).reshape(4, 3)
+    expected = torch.stack([member(rows) for member in members]).mean(0)
+    assert torch.equal(Blend(members, classes=False)(rows), expected)
 
 
 def test_regression_answers_in_the_labels_unit(tmp_path):
