@@ -66,7 +66,7 @@ class Player(Twins):
             edges += [t for mark in marks for t in (mark - 1, mark) if t > now]
         target = draw(edges) if edges and draw(range(6)) == 0 else now + draw(steps)
         if len(m.jobs) >= 4 and not self.running():
-            target = max(job.id_time + DAY for job in m.jobs.values())
+            target = max(now, *(job.id_time + DAY for job in m.jobs.values()))  # a cluster's clock does not go back
         self.jump(target, draw([0, 1, 1, 1]))
 
     def open_job(self, draw: Draw) -> None:

@@ -81,6 +81,7 @@ class Idl:
         self.errors = {e["code"]: e["name"] for e in self.raw["errors"]}
         self._event_tags = {discriminator("event", n): n for n in self.events}
         self.constants = {c["name"]: int(c["value"]) for c in self.raw["constants"]}
+        self._decoded: dict[tuple[str, bytes], SimpleNamespace] = {}  # random histories look at the same bytes often
 
     def encode(self, kind: Any, value: Any) -> bytes:
         if kind == "publicKey":
@@ -124,11 +125,15 @@ class Idl:
         return out, at
 
     def account(self, name: str, data: bytes) -> SimpleNamespace:
-        """A whole account; anything left over or another discriminator is an error."""
-        assert data[:8] == discriminator("account", name), f"not a {name}"
-        out, end = self.struct(self.accounts[name], data, 8)
-        assert end == len(data), f"{len(data) - end} bytes left over in a {name}"
-        return out
+        """A whole account, not to be changed; anything left over or another discriminator is an error."""
+        if (name, data) not in self._decoded:
+            assert data[:8] == discriminator("account", name), f"not a {name}"
+            out, end = self.struct(self.accounts[name], data, 8)
+            assert end == len(data), f"{len(data) - end} bytes left over in a {name}"
+            if len(self._decoded) >= 64:
+                self._decoded.clear()
+            self._decoded[name, data] = out
+        return self._decoded[name, data]
 
     def event(self, data: bytes) -> SimpleNamespace:
         name = self._event_tags[data[:8]]

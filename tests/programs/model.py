@@ -6,7 +6,7 @@ Every method returns the error's name, or '' and has changed the state; a refusa
 
 from __future__ import annotations
 
-import copy
+import pickle
 from dataclasses import dataclass, field
 
 DAY = 86_400
@@ -99,11 +99,11 @@ class Model:
 
     def attempt(self, name: str, *args: object) -> str:
         """Runs an instruction, or changes nothing and returns why not."""
-        before = copy.deepcopy(self.__dict__)
+        before = pickle.dumps(self.__dict__)
         try:
             getattr(self, name)(*args)
         except Refused as refused:
-            self.__dict__ = before
+            self.__dict__ = pickle.loads(before)
             return str(refused)
         return ""
 

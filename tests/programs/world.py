@@ -72,6 +72,7 @@ class World:
         self.program_file = program_file
         self.chain = Chain(program_file, rent=rent)
         self.keys: dict[Pubkey, Keypair] = {self.chain.payer.pubkey(): self.chain.payer}
+        self._wallets: dict[int, Pubkey] = {}
         for role in ("admin", "arbiter", "treasury", "owner", "operator", "verifier", "issuer", "upgrader", "stranger"):
             setattr(self, role, self.person(role))
         self.minted: dict[Pubkey, int] = defaultdict(int)
@@ -311,8 +312,10 @@ class World:
 
     def wallet(self, index: int) -> Pubkey:
         """Contributor `index`; without a token account until `paid_wallet` makes one."""
-        known = key(f"contributor {index}").pubkey()
-        return known if known in self.keys else self.person(f"contributor {index}")
+        if index not in self._wallets:
+            known = key(f"contributor {index}").pubkey()
+            self._wallets[index] = known if known in self.keys else self.person(f"contributor {index}")
+        return self._wallets[index]
 
     def seats(self, job: JobRef, caps: Sequence[int], bonds: Sequence[int] = ()) -> None:
         bonds = bonds or [0] * len(caps)
