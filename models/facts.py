@@ -52,12 +52,16 @@ class JobFacts(Frozen):
 
 
 class TrackRecord(Frozen):
-    """What a contributor did before. On time: it delivered within the round's time. Valid: the audit passed."""
+    """What a contributor did before. On time: it delivered within the round's time. Valid: the audit passed.
 
-    on_time: Annotated[int, Field(ge=0)] = 0
-    late: Annotated[int, Field(ge=0)] = 0
-    valid: Annotated[int, Field(ge=0)] = 0
-    rejected: Annotated[int, Field(ge=0)] = 0
+    Weights rather than counts: what other clients saw is capped (`reputation`). `earned`: verified pay, base units.
+    """
+
+    on_time: Annotated[float, Field(ge=0)] = 0
+    late: Annotated[float, Field(ge=0)] = 0
+    valid: Annotated[float, Field(ge=0)] = 0
+    rejected: Annotated[float, Field(ge=0)] = 0
+    earned: Annotated[int, Field(ge=0)] = 0
 
 
 class Candidate(Frozen):

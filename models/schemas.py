@@ -257,6 +257,8 @@ ATTEMPTS = pa.DataFrameSchema(
         "price": _column(int, _count),
         "score": _column(float, nullable=True),
         "at": _column(float, _positive),
+        "client": _column(str, pa.Check(lambda x: x.str.len() <= 200, error="at most 200 characters")),
+        "evidence": _column(str, pa.Check(lambda x: x.str.fullmatch(r"([0-9a-f]{64})?"), error="a SHA-256, or empty")),
     },
     checks=[
         pa.Check(

@@ -19,6 +19,7 @@ from scipy.special import betaincinv
 
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
 from models.pricing import ask_per_step
+from models.reputation import standing
 
 LEAST_STEPS = 30  # three segments of ten: fewer are not worth a seat
 THIN_STEPS = (
@@ -54,7 +55,7 @@ class Selection:
     refused: tuple[Refused, ...]
 
 
-def lower_bound(good: int, bad: int) -> float:
+def lower_bound(good: float, bad: float) -> float:
     """5% lower bound of a share under a uniform prior; a newcomer has 0.05."""
     return float(betaincinv(good + 1, bad + 1, 0.05))
 
@@ -103,7 +104,9 @@ def select(
             refused.append(Refused(candidate.agent, reason))
             continue
         ask = max(1, ask_per_step(candidate.ask, prediction.seconds, candidate.share))
-        ranked.append(Ranked(candidate, prediction, ask, ask / reliability(candidate.record)))
+        record = candidate.record
+        cost = ask * (1 - standing(record)) / reliability(record)
+        ranked.append(Ranked(candidate, prediction, ask, cost))
     ranked.sort(key=lambda r: (r.cost, r.prediction.seconds, r.candidate.agent))
     if ranked:
         most_ask = DEAR * median(r.ask for r in ranked)

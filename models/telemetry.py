@@ -29,10 +29,13 @@ from sqlalchemy import (
     Table,
     Text,
     case,
+    cast,
     create_engine,
     func,
     insert,
+    inspect,
     select,
+    text,
     update,
 )
 from sqlalchemy.engine import Connection, Engine
@@ -42,6 +45,7 @@ from sqlalchemy.pool import NullPool
 from cloudlinkup.types import Frozen
 from cloudlinkup.wire.messages import Hello, Probe
 from models.facts import JobFacts, TrackRecord
+from models.reputation import Seen, combine
 
 log = structlog.get_logger()
 
@@ -74,6 +78,8 @@ attempts = Table(
     Column("price", BigInteger, nullable=False),
     Column("score", Float),
     Column("at", Float, nullable=False, index=True),
+    Column("client", _id, nullable=False, server_default=""),
+    Column("evidence", String(64), nullable=False, server_default=""),
 )
 contributors = Table(
     "contributors",
@@ -127,6 +133,8 @@ class Attempt(Frozen):
     price: int = 0
     score: float | None = None
     at: Annotated[float | None, Field(description="unix seconds; None: now")] = None
+    client: str = ""  # the wallet whose job it was; "": not known
+    evidence: str = ""  # SHA-256 of a rejection's evidence folder: without it the rejection costs no reputation
 
 
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
@@ -151,8 +159,18 @@ def _engine(path: Path) -> Engine:
             path.touch(mode=0o600, exist_ok=True)
             engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": 30})
             _meta.create_all(engine)
+            _add_columns(engine)
             _engines[path] = engine
         return _engines[path]
+
+
+def _add_columns(engine: Engine) -> None:
+    """A store that an earlier version made lacks later columns; each has a default. Does nothing where none is."""
+    there = {c["name"] for c in inspect(engine).get_columns(attempts.name)}
+    for column in (c for c in attempts.columns if c.name not in there):
+        kind = column.type.compile(engine.dialect)
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {attempts.name} ADD COLUMN {column.name} {kind} DEFAULT '' NOT NULL"))
 
 
 class Telemetry:
@@ -182,9 +200,12 @@ class Telemetry:
         }
         return await asyncio.to_thread(self._store, "contributors", [row]) == 1
 
-    async def track_record(self, agent: str) -> TrackRecord:
-        """What a contributor did in all jobs. Late: lost, timed out or empty; refusals before the work cost nothing."""
-        return await asyncio.to_thread(self._track_record, agent)
+    async def track_record(self, agent: str, client: str = "") -> TrackRecord:
+        """What a contributor did in all jobs, as `client` may count it (see `reputation`).
+
+        Late: lost, timed out or empty; refusals before the work cost nothing.
+        """
+        return combine(await asyncio.to_thread(self._seen, agent, client), own=client)
 
     async def attempts(self, since: float = 0.0) -> pd.DataFrame:
         """Every attempt from `since` (unix seconds) on, oldest first. Job and probes are JSON text."""
@@ -206,16 +227,27 @@ class Telemetry:
         with _engine(self.path).connect() as connection:
             return pd.read_sql(query, connection)
 
-    def _track_record(self, agent: str) -> TrackRecord:
-        def count(*outcomes: str) -> Any:
-            return func.coalesce(func.sum(case((attempts.c.outcome.in_(outcomes), 1), else_=0)), 0)
+    def _seen(self, agent: str, client: str) -> list[Seen]:
+        """By client. Rows without one are older than that column: this store's own jobs."""
 
+        def count(*outcomes: str) -> Any:
+            return func.sum(case((attempts.c.outcome.in_(outcomes), 1), else_=0))
+
+        proven = case(((attempts.c.outcome == "rejected") & (attempts.c.evidence != ""), 1), else_=0)
+        # in floats: a sum of integers may overflow the database's, and this is a weight, not money
+        pay = case((attempts.c.outcome == "accepted", attempts.c.steps * cast(attempts.c.price, Float)), else_=0.0)
+        whose = case((attempts.c.client == "", client), else_=attempts.c.client)
         query = select(
-            count("accepted", "rejected"), count("lost", "timeout", "empty"), count("accepted"), count("rejected")
+            whose,
+            count("accepted", "rejected"),
+            count("lost", "timeout", "empty"),
+            count("accepted"),
+            func.sum(proven),
+            func.sum(pay),
         )
         with _engine(self.path).connect() as connection:
-            found = connection.execute(query.where(attempts.c.agent == agent)).one()
-        return TrackRecord(on_time=int(found[0]), late=int(found[1]), valid=int(found[2]), rejected=int(found[3]))
+            rows = connection.execute(query.where(attempts.c.agent == agent).group_by(whose)).all()
+        return [Seen(str(row[0]), *(int(value) for value in row[1:])) for row in rows]
 
     def _store(self, name: str, rows: list[dict[str, Any]]) -> int:
         """How many rows passed. Those that did not are quarantined."""

@@ -15,6 +15,7 @@ from cloudlinkup.training.evaluate import score
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
+from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
 from tasks.context import Run
 from tasks.orders import read_order, update_name
@@ -168,4 +169,10 @@ def _attempt(run: Run, round_: RoundState, entry: Entry, seat: Seat, handling: f
         replayed=entry.replayed,
         price=order.pay_per_step,
         score=run.state.score,
+        client=str(run.owner),
+        evidence=(
+            evidence_hash(run.folder / "evidence" / f"{round_.round}-{entry.seat}")
+            if entry.outcome == "rejected"
+            else ""
+        ),
     )

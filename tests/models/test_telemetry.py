@@ -70,9 +70,13 @@ async def test_a_bad_row_is_quarantined_with_its_reason(
 async def test_the_track_record_counts_outcomes(store: Telemetry, attempt: Attempt) -> None:
     outcomes = ["accepted"] * 3 + ["rejected"] + ["lost", "timeout", "empty"] + ["refused"]
     for number, outcome in enumerate(outcomes):
-        await store.record_attempt(attempt.model_copy(update={"round": number, "outcome": outcome}))
+        evidence = "e" * 64 if outcome == "rejected" else ""
+        await store.record_attempt(
+            attempt.model_copy(update={"round": number, "outcome": outcome, "evidence": evidence})
+        )
     record = await store.track_record("a")
     assert (record.on_time, record.late, record.valid, record.rejected) == (4, 3, 3, 1)
+    assert record.earned == 3 * 20 * 2**40
     assert (await store.track_record("nobody")).on_time == 0
 
 
