@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cloudlinkup.cli.runs import Runs
@@ -40,8 +41,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-async def follow(settings: Settings, request_id: str, run_id: str, *, after: int = 0) -> JobView:
-    """Prints progress from event `after` on until the job is done. Returns it.
+def note(event: JobEvent) -> None:
+    """One line to the terminal."""
+    terminal.note(line(event))
+
+
+async def follow(
+    settings: Settings, request_id: str, run_id: str, *, after: int = 0, show: Callable[[JobEvent], None] = note
+) -> JobView:
+    """Shows progress from event `after` on until the job is done. Returns it.
 
     Raises JobEnded when it failed, and JobFailed when its run ended and left it unfinished.
     """
@@ -49,7 +57,7 @@ async def follow(settings: Settings, request_id: str, run_id: str, *, after: int
     asked = 0.0
     while True:
         for event in store.events(request_id, after):
-            terminal.note(line(event))
+            show(event)
             after = event.id
         view = store.view(request_id)
         if view is not None and view.finished:

@@ -28,7 +28,7 @@ def model_card(
         _part("Data", _data(spec, recipe, metrics)),
         _part("Training", _training(spec, metrics, receipt)),
         _part("Verification and pay", _verified(receipt) if receipt else _unsettled(metrics)),
-        _part("Limits", _limits(recipe, metrics)),
+        _part("Limits", _limits(recipe, metrics, receipt)),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -125,7 +125,7 @@ def _verified(receipt: Facts) -> Iterable[str]:
     yield f"job {receipt['job_id']} on chain; every amount and transaction: `receipt.json`"
 
 
-def _limits(recipe: Preprocessing, metrics: Facts) -> Iterable[str]:
+def _limits(recipe: Preprocessing, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
     if metrics.get("ended_early"):
         yield f"it ended early: {metrics['ended_early']}"
     yield "the score is of rows of the same table: it says nothing about rows of another origin"
@@ -133,4 +133,5 @@ def _limits(recipe: Preprocessing, metrics: Facts) -> Iterable[str]:
         yield "a word that the training rows did not have counts as none of the known ones"
     if any(column.kind == "number" for column in recipe.columns):
         yield "a missing number counts as the training rows' median"
-    yield "what was not drawn was not trained again: a cheat in it is unlikely, not impossible"
+    if receipt is None or any(line["replayed"] < line["segments"] for line in receipt["contributors"]):
+        yield "what was not drawn was not trained again: a cheat in it is unlikely, not impossible"
