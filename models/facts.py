@@ -7,10 +7,12 @@ can replay a contributor's work.
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cloudlinkup.offer import AskPer, open_seconds
 from cloudlinkup.types import Frozen
 from cloudlinkup.wire.messages import Hello, Probe
 
@@ -65,7 +67,11 @@ class TrackRecord(Frozen):
 
 
 class Candidate(Frozen):
-    """A connected contributor, in its own signed words, with its record. `ask`: base units an hour at full duty."""
+    """A connected contributor, in its own signed words, with its record.
+
+    `ask`: base units an hour at full duty, or as `ask_per` says; `reserve`: the least it takes, in the same unit.
+    `open_seconds`: how long it stays available from now on by its own hours; None: always.
+    """
 
     agent: str
     wallet: str
@@ -75,11 +81,16 @@ class Candidate(Frozen):
     probes: tuple[Probe, ...] = ()
     share: Annotated[float, Field(gt=0, le=1)] = 1.0  # part of one device's time that is offered
     ask: Annotated[int, Field(ge=0)] = 0
+    ask_per: AskPer = "hour"
+    reserve: Annotated[int, Field(ge=0)] | None = None
+    open_seconds: Annotated[float, Field(ge=0)] | None = None
     record: TrackRecord = TrackRecord()
 
     @classmethod
-    def from_hello(cls, hello: Hello, wallet: str, record: TrackRecord | None = None) -> Candidate:
-        """From a verified hello; `wallet` from the verified delegation."""
+    def from_hello(
+        cls, hello: Hello, wallet: str, record: TrackRecord | None = None, now: float | None = None
+    ) -> Candidate:
+        """From a verified hello; `wallet` from the verified delegation. `now`: unix seconds, by default this moment."""
         hardware = hello.hardware
         return cls(
             agent=hello.agent,
@@ -90,6 +101,9 @@ class Candidate(Frozen):
             probes=hello.probes,
             share=hello.share,
             ask=hello.ask,
+            ask_per=hello.ask_per,
+            reserve=hello.reserve,
+            open_seconds=open_seconds(hello.windows, time.time() if now is None else now),
             record=record or TrackRecord(),
         )
 
@@ -128,6 +142,7 @@ class Limits(Frozen):
     max_contributors: Annotated[int, Field(ge=1)] = 4
     allow: tuple[str, ...] = ()  # wallets; empty: anybody
     replay_classes: tuple[str, ...] | None = None
+    at_reserve: bool = False  # clear at what contributors take at the least, not at what they ask
     own_hourly: Annotated[int, Field(ge=0)] | None = None  # what an hour of the client's own machine costs it
     setup_seconds: Annotated[float, Field(ge=0)] = 10.0
     round_seconds: Annotated[float, Field(ge=0)] = 5.0

@@ -18,7 +18,7 @@ from statistics import median
 from scipy.special import betaincinv
 
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
-from models.pricing import ask_per_step
+from models.pricing import step_ask, unpayable
 from models.reputation import standing
 
 LEAST_STEPS = 30  # three segments of ten: fewer are not worth a seat
@@ -85,6 +85,10 @@ def refusal(job: JobFacts, candidate: Candidate, prediction: Prediction, limits:
         return f"it offers {candidate.memory} bytes of memory, the job needs {job.memory}"
     if prediction.source == "unknown":
         return "it has no probe in common with the reference machine, so its speed cannot be predicted"
+    if candidate.open_seconds is not None and candidate.open_seconds <= limits.setup_seconds:
+        return (
+            f"its hours end in {candidate.open_seconds:.0f} s" if candidate.open_seconds else "it is outside its hours"
+        )
     return None
 
 
@@ -103,7 +107,10 @@ def select(
         if (reason := refusal(job, candidate, prediction, limits)) is not None:
             refused.append(Refused(candidate.agent, reason))
             continue
-        ask = max(1, ask_per_step(candidate.ask, prediction.seconds, candidate.share))
+        ask = step_ask(candidate, job, prediction.seconds, reserve=limits.at_reserve)
+        if unpayable(ask):
+            refused.append(Refused(candidate.agent, "a step at its price is more than a token account can hold"))
+            continue
         record = candidate.record
         cost = ask * (1 - standing(record)) / reliability(record)
         ranked.append(Ranked(candidate, prediction, ask, cost))

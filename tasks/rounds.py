@@ -19,7 +19,7 @@ from cloudlinkup.training.data import pack_partition, shard_rows
 from cloudlinkup.wire.hashes import partition_hash, sha256
 from models.correction import Correction
 from models.plan import JobPlan, PlannedSeat, plan_round
-from models.pricing import affordable_steps, ask_per_step
+from models.pricing import affordable_steps
 from models.registry import Registry
 from models.selection import select
 from tasks.allocate import new_seat
@@ -156,7 +156,7 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
     )
     free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
     for ranked in select(facts, found, predictions, bounds).chosen[:free]:
-        ask = ask_per_step(ranked.candidate.ask, ranked.prediction.seconds, ranked.candidate.share)
+        ask = ranked.ask
         if ask > run.state.price:
             continue
         place = PlannedSeat(

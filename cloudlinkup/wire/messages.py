@@ -11,11 +11,12 @@ import base64
 import hashlib
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from solders.pubkey import Pubkey
 
 from cloudlinkup.crypto.identity import MAX_TEXT, Signer, check_text
 from cloudlinkup.errors import ProtocolError
+from cloudlinkup.offer import DAY, MOST_WINDOWS, AskPer
 from cloudlinkup.types import Frozen, canonical_json
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -25,6 +26,7 @@ U16 = Annotated[int, Field(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Short = Annotated[str, Field(max_length=200)]
+Minute = Annotated[int, Field(ge=0, le=DAY)]
 
 LEAST_SHARE = 0.001  # of one device's time
 
@@ -86,8 +88,20 @@ class Hello(Document):
     hardware: Hardware
     probes: Annotated[tuple[Probe, ...], Field(max_length=16)]
     share: Annotated[float, Field(ge=LEAST_SHARE, le=1)]  # duty limit: part of one device's time that is offered
-    ask: U64  # base units for one hour of the device at full duty
+    ask: U64  # base units for one hour of the device at full duty, or per `ask_per`
     version: Short
+    # later fields: left out of the signed text at their defaults, so that both sides may be of an earlier version
+    ask_per: AskPer = "hour"
+    reserve: U64 | None = None  # in the ask's unit: taken where a budget does not reach the asks
+    windows: Annotated[tuple[tuple[Minute, Minute], ...], Field(max_length=MOST_WINDOWS)] = ()  # of a day, UTC
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = handler(self)
+        for name in ("ask_per", "reserve", "windows"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                document.pop(name, None)
+        return document
 
 
 class Order(Document):
