@@ -25,7 +25,7 @@ from pathlib import Path
 import platformdirs
 from solders.pubkey import Pubkey
 
-from cloudlinkup.errors import Unavailable
+from cloudlinkup.errors import BadInput, Unavailable
 
 ROLES = ("admin", "owner", "operator", "verifier", "cranker", "arbiter", "treasury", "sponsor")
 PORT_BASE = 18_800
@@ -113,6 +113,8 @@ class Settings:
     prefect_api: str
     file_roots: tuple[Path, ...]  # folders that `file:` URIs may name
     challenge_delay: int  # slots between commit and the block that the challenge is drawn from
+    bond: str = "0"  # token units that every seat of this stack's jobs asks for
+    dispute_window: int = 0  # seconds; the platform's shortest one where that is longer
 
     @property
     def mint_key(self) -> Pubkey:
@@ -150,8 +152,17 @@ class Settings:
             scheduler=pick("scheduler", f"tcp://127.0.0.1:{base + PORTS['scheduler']}"),
             prefect_api=pick("prefect_api", f"http://127.0.0.1:{base + PORTS['prefect']}/api"),
             file_roots=tuple(Path(p).resolve() for p in roots.split(os.pathsep) if p),
-            challenge_delay=int(pick("challenge_delay", "1")),
+            challenge_delay=_number("challenge_delay", pick("challenge_delay", "1")),
+            bond=pick("bond", "0"),
+            dispute_window=_number("dispute_window", pick("dispute_window", "0")),
         )
+
+
+def _number(name: str, text: str) -> int:
+    """Raises BadInput."""
+    if not text.isascii() or not text.isdigit():
+        raise BadInput(name, text, "not a whole number", f"set CLOUDLINKUP_{name.upper()} to one, or unset it")
+    return int(text)
 
 
 def _key(value: str | None, what: str, variable: str) -> Pubkey:

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from solders.pubkey import Pubkey
 
 from cloudlinkup.errors import BadInput, LedgerError
-from cloudlinkup.ledger.accounts import client_address, job_address
+from cloudlinkup.ledger.accounts import MAX_WINDOW, client_address, job_address
 from cloudlinkup.types import format_tokens, parse_tokens
 from tasks.context import Run
 from tasks.state import Terms
@@ -57,9 +57,10 @@ async def escrow_lock(run: Run) -> None:
 
 
 async def write_seats(run: Run) -> None:
-    """Appends the seats that the chain does not have yet."""
-    wallets = [Pubkey.from_string(seat.wallet) for seat in run.state.seats]
-    sent = await run.ledger.assign_seats(run.operator, run.operator, run.account, [(w, 0, 0) for w in wallets])
+    """Appends the seats that the chain does not have yet, each with the job's bond."""
+    assert run.state.terms is not None
+    seats = [(Pubkey.from_string(seat.wallet), 0, run.state.terms.bond) for seat in run.state.seats]
+    sent = await run.ledger.assign_seats(run.operator, run.operator, run.account, seats)
     run.sent("assign_seats", sent)
 
 
@@ -90,7 +91,9 @@ async def _terms(run: Run) -> Terms:
     p90 = float(run.state.quote.get("p90_seconds", 0))
     # The program wants the dispute windows to fit and a short lock: money is not tied up until a far deadline.
     deadline = min(wanted, now + MARGIN + int(SLOWDOWN * p90))
-    if deadline <= now + 2 * config.min_window:
+    window = dispute_window(run.settings.dispute_window, config.min_window)
+    bond = parse_tokens(run.settings.bond, run.decimals, "bond")
+    if deadline <= now + 2 * window:
         raise BadInput("deadline", run.job.deadline.isoformat(), "too near by the chain's clock", "set it later")
     job_id = uuid7(now)
     budget = parse_tokens(run.job.budget, run.decimals)
@@ -108,10 +111,19 @@ async def _terms(run: Run) -> Terms:
         account=str(job_address(client, job_id, run.program)),
         budget=budget,
         deadline=deadline,
-        dispute_window=config.min_window,
+        dispute_window=window,
         arbiter_window=config.arbiter_window,
         fee_bps=config.fee_bps,
+        bond=bond,
     )
+
+
+def dispute_window(wanted: int, least: int) -> int:
+    """Seconds: as configured, but not below the platform's. Raises BadInput for more than the program takes."""
+    if wanted > MAX_WINDOW:
+        fix = f"set CLOUDLINKUP_DISPUTE_WINDOW to at most {MAX_WINDOW}"
+        raise BadInput("dispute_window", wanted, "longer than the program takes", fix)
+    return max(wanted, least)
 
 
 def uuid7(now: int) -> bytes:

@@ -50,7 +50,7 @@ async def _award(run: Run, pay: dict[int, int]) -> None:
 
 async def dispute_rejected(run: Run) -> None:
     """Whoever cheated in this round may have cheated before: what its wallet was awarded and has not matured is held
-    for the arbiter. What the chain holds already is left alone."""
+    for the arbiter, and so is its bond. What the chain holds already is left alone."""
     assert run.round is not None
     rejected = {entry.seat for entry in run.round.entries if entry.outcome == "rejected"}
     wallets = {seat.wallet for seat in run.state.seats if seat.seat in rejected}
@@ -58,9 +58,10 @@ async def dispute_rejected(run: Run) -> None:
     if job is None:
         return
     now = await run.ledger.now()
+    waiting, bonds = money.pending(job, now), money.disputable_bonds(job, now)
     pending = {
-        seat: amount
-        for seat, amount in money.pending(job, now).items()
+        seat: waiting.get(seat, 0) + bonds.get(seat, 0)
+        for seat in sorted(waiting.keys() | bonds.keys())
         if str(job.seats[seat].wallet) in wallets and not money.on_hold(job.seats[seat], job, now)
     }
     if not pending:

@@ -58,8 +58,13 @@ async def settle(run: Run) -> None:
 
 
 async def _wait_and_pay(run: Run, job: Job) -> None:
-    """Cranks as awards mature, closes at T_end, and once more when the last award has matured."""
-    end, last = money.end_time(job), money.last_time(job) + 5
+    """Cranks as awards mature, closes at T_end, and once more when the last award has matured and no bond is left.
+
+    An arbiter that takes its time is not waited for.
+    """
+    slow = job.arbiter_window > PATIENCE
+    end = money.end_time(job)
+    last = (end + job.dispute_window if slow else money.last_time(job)) + 5
     while (now := await run.ledger.now()) <= last:
         if now < job.deadline:
             await award_late(run)
@@ -67,7 +72,7 @@ async def _wait_and_pay(run: Run, job: Job) -> None:
         job_now = await run.ledger.job(run.account)
         if job_now is None:
             return
-        if now >= end and money.owed(job_now, now) == 0:
+        if now >= end and money.owed(job_now, now) == 0 and not any(s.active and s.bond for s in job_now.seats):
             break
         await asyncio.sleep(0.25)
     run.sent("close_job", await run.ledger.close_job(run.cranker, run.account))

@@ -69,6 +69,7 @@ class Terms(Kept):
     dispute_window: int
     arbiter_window: int
     fee_bps: int
+    bond: int = 0  # that each seat asks for
 
 
 class Award(Kept):

@@ -35,6 +35,7 @@ async def train_round(run: Run) -> None:
         await _raise_caps(run, run.round)
         peers = await connected(run)
         await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
+        await _drop_unbonded(run, run.round)
         run.round.stage = "trained"
         run.save_round()
     run.event(
@@ -99,6 +100,18 @@ async def _raise_caps(run: Run, round_: RoundState) -> None:
         for entry in round_.entries
     }
     run.sent("raise_caps", await run.ledger.raise_caps(run.operator, run.account, caps))
+
+
+async def _drop_unbonded(run: Run, round_: RoundState) -> None:
+    """Whoever worked without posting its bond is not paid: the program takes no award for it, nor for the others in
+    the same transaction."""
+    assert run.state.terms is not None
+    if not run.state.terms.bond:
+        return
+    job = await read_job(run)
+    for entry in round_.entries:
+        if entry.outcome in ("committed", "empty") and not job.seats[entry.seat].active:
+            entry.outcome, entry.reason = "refused", "its bond is not posted"
 
 
 async def _one(run: Run, round_: RoundState, entry: Entry, peers: dict[str, Peer]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cloudlinkup
+from cloudlinkup.agent.bond import Agreed, Post
 from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.channel import Channel, Refusal, tls
 from cloudlinkup.agent.handler import Handler, Terms
@@ -51,6 +52,7 @@ class Offer:
     threads: int
     drain_seconds: float = 120.0  # for the running shard
     audit_seconds: float = 30.0  # for the audit of what was delivered
+    agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
 
 
 class Agent:
@@ -65,8 +67,9 @@ class Agent:
         *,
         report: Report,
         runner_factory: RunnerFactory = SegmentRunner,
+        post: Post | None = None,
     ) -> None:
-        self._identity, self._chain, self._program = identity, chain, program
+        self._identity, self._chain, self._program, self._post = identity, chain, program, post
         self._offer, self._report, self._factory = offer, report, runner_factory
         self._signals = 0
         self._signalled = asyncio.Event()
@@ -96,8 +99,11 @@ class Agent:
             ask=offer.ask,
             device=offer.device,
             threads=offer.threads,
+            agreed=offer.agreed,
         )
-        return Handler(self._identity, self._chain, terms, runner_factory=self._factory, report=self._report)
+        return Handler(
+            self._identity, self._chain, terms, runner_factory=self._factory, report=self._report, post=self._post
+        )
 
     async def _genesis(self) -> str | None:
         """The chain's genesis hash by our own RPC; tried until it answers. None once a signal came."""

@@ -16,17 +16,20 @@ from cloudlinkup.ledger.seats import read_genesis, read_job
 
 @dataclass(frozen=True)
 class SeatFacts:
-    """One seat on chain. `cap` and `awarded` are cumulative base units; `active`: its bond, if any, is posted."""
+    """One seat on chain. `cap` and `awarded` are cumulative base units; `active`: its bond, if any, is posted;
+    `bond`: what is asked, or held once it is posted."""
 
     wallet: str
     cap: int
     awarded: int
     active: bool
+    bond: int = 0
 
 
 @dataclass(frozen=True)
 class JobFacts:
-    """One job as the chain has it. `deadline` in unix seconds; `round` and `commit_root` of the last commit."""
+    """One job as the chain has it. `deadline` in unix seconds, windows in seconds; `round` and `commit_root` of the
+    last commit; `mint`: the token that it pays in."""
 
     job_id: bytes
     verifier: str
@@ -34,6 +37,9 @@ class JobFacts:
     round: int
     commit_root: bytes
     seats: tuple[SeatFacts, ...]
+    mint: str = ""
+    dispute_window: int = 0
+    arbiter_window: int = 0
 
 
 class Chain(Protocol):
@@ -66,5 +72,8 @@ class RpcChain:
             deadline=job.deadline,
             round=job.round,
             commit_root=job.commit_root,
-            seats=tuple(SeatFacts(str(s.wallet), s.cap, s.awarded, s.active) for s in job.seats),
+            seats=tuple(SeatFacts(str(s.wallet), s.cap, s.awarded, s.active, s.bond) for s in job.seats),
+            mint=str(job.mint),
+            dispute_window=job.dispute_window,
+            arbiter_window=job.arbiter_window,
         )

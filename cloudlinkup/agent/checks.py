@@ -78,8 +78,6 @@ def _check_seat(order: Order, job: JobFacts, now: float) -> None:
     seat = job.seats[order.seat]
     if seat.wallet != order.wallet:
         raise Refusal("seat", "the seat belongs to another wallet")
-    if not seat.active:
-        raise Refusal("seat", "the seat asks for a bond that was not posted")
     if now + _TIGHT >= job.deadline:
         raise Refusal("seat", "the job's deadline has passed")
     most = order.max_segments * order.segment_steps * order.pay_per_step

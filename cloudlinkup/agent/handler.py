@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from solders.pubkey import Pubkey
 
 from cloudlinkup.agent import checks, inputs, openings
+from cloudlinkup.agent.bond import Agreed, Post, check_agreed, post_bond
 from cloudlinkup.agent.chain import Chain, JobFacts
 from cloudlinkup.agent.checks import Refusal
 from cloudlinkup.agent.duty import Duty
@@ -55,6 +56,7 @@ class Terms:
     ask: int = 0  # base units an hour
     device: str = "cpu"
     threads: int = 1
+    agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
 
 
 @dataclass
@@ -80,8 +82,10 @@ class Handler:
         *,
         runner_factory: RunnerFactory = SegmentRunner,
         report: Report = _silent,
+        post: Post | None = None,
     ) -> None:
-        self.identity, self.terms = identity, terms
+        """`post`: how a seat's bond is posted; None where the wallet's key is elsewhere."""
+        self.identity, self.terms, self._post = identity, terms, post
         self._chain, self._factory, self._report = chain, runner_factory, report
         self._files = JobFiles(identity.folder / "jobs")
         self._files.root.mkdir(mode=0o700, exist_ok=True)
@@ -193,6 +197,7 @@ class Handler:
         self._report(
             "order",
             {
+                "job": order.job,
                 "round": order.round,
                 "seat": order.seat,
                 "segments": order.max_segments,
@@ -218,6 +223,7 @@ class Handler:
             now=now,
         )
         assert job is not None
+        check_agreed(job, terms.agreed)
         checks.check_history(self._files.record(order.job_id, order.seat), order, job)
         disk = shutil.disk_usage(self._files.root).free // 2
         spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk)
@@ -234,6 +240,7 @@ class Handler:
             targets=targets,
             time_box=checks.time_box(order, job, now),
         )
+        await post_bond(order.job, job, order.seat, terms.agreed, self._post)
         return work, job
 
     async def _read_job(self, account: str, tries: int = 3) -> JobFacts | None:

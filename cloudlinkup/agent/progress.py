@@ -21,7 +21,7 @@ _MONEY = ("pay", "may_earn", "awarded")
 _SENTENCES = {
     "connected": "connected to {gateway} as {agent}",
     "waiting": "not connected, trying again: {why}",
-    "order": "round {round}, seat {seat}: {segments} segments of {steps} steps, may earn {may_earn}, "
+    "order": "job {job}, round {round}, seat {seat}: {segments} segments of {steps} steps, may earn {may_earn}, "
     "awarded on chain so far {awarded}",
     "refused": "order refused ({reason}): {detail}",
     "trained": "round {round}: {segments} segments in {seconds:.1f} s, {pay} if they verify",

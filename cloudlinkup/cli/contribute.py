@@ -19,6 +19,8 @@ from cloudlinkup.home import Settings
 from cloudlinkup.types import format_tokens, parse_tokens
 
 if TYPE_CHECKING:
+    from cloudlinkup.agent.bond import Agreed, Post
+    from cloudlinkup.agent.identity import Identity
     from cloudlinkup.agent.shard import RunnerFactory
     from cloudlinkup.wire.messages import Hardware, Probe
 
@@ -42,6 +44,7 @@ class Options:
     device: str
     threads: int
     drain_seconds: float
+    agreed: Agreed
 
     @property
     def folder(self) -> Path:
@@ -67,6 +70,9 @@ def contribute(
     device: str = "auto",
     threads: int = 1,
     drain_seconds: float = 120.0,
+    bond: str = "0",
+    mint: str | None = None,
+    longest_window: int = 604_800,
     print_delegation: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -99,6 +105,12 @@ def contribute(
         CPU threads that training uses.
     drain_seconds
         How long a running shard may go on after Ctrl-C or SIGTERM.
+    bond
+        The most tokens to post as a bond for one seat; a seat that asks for more is refused.
+    mint
+        The token to be paid in; by default the configured one, else whatever a job pays in.
+    longest_window
+        Refuse jobs whose dispute or arbiter window is longer than so many seconds.
     print_delegation
         Print the text that the wallet has to sign, and stop.
     dry_run
@@ -116,6 +128,9 @@ def contribute(
         device=device,
         threads=threads,
         drain_seconds=drain_seconds,
+        bond=bond,
+        mint=mint,
+        longest_window=longest_window,
     )
     if dry_run:
         _dry_run(options)
@@ -130,6 +145,7 @@ def contribute(
 def _check(
     *, name: str, gateway: str | None, share: float, ask: str, threads: int, rpc_url: str | None, **rest: Any
 ) -> Options:
+    from cloudlinkup.agent.bond import Agreed
     from cloudlinkup.agent.channel import gateway_parts
     from cloudlinkup.agent.hardware import DEVICES
     from cloudlinkup.agent.identity import contributor_name
@@ -146,6 +162,8 @@ def _check(
         raise BadInput("--device", rest["device"], "unknown", f"use one of {', '.join(DEVICES)}")
     if not 0 <= rest["drain_seconds"] <= 86_400:
         raise BadInput("--drain-seconds", rest["drain_seconds"], "not a time", "use 0 to 86400 seconds")
+    if rest["longest_window"] < 1:
+        raise BadInput("--longest-window", rest["longest_window"], "not a time", "use 1 second or more")
     return Options(
         settings=settings,
         name=contributor_name(name),
@@ -159,7 +177,21 @@ def _check(
         device=rest["device"],
         threads=threads,
         drain_seconds=rest["drain_seconds"],
+        agreed=Agreed(
+            mint=_address(rest["mint"]) or settings.mint,
+            longest_window=rest["longest_window"],
+            bond=parse_tokens(rest["bond"], DECIMALS, "--bond"),
+        ),
     )
+
+
+def _address(text: str | None) -> str | None:
+    from solders.pubkey import Pubkey
+
+    try:
+        return None if text is None else str(Pubkey.from_string(text))
+    except ValueError:
+        raise BadInput("--mint", text, "not a base58 address", "give the token's mint address") from None
 
 
 def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
@@ -196,13 +228,23 @@ def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
             device=device,
             threads=options.threads,
             drain_seconds=options.drain_seconds,
+            agreed=options.agreed,
         )
         program = options.settings.program_id
         chain = RpcChain(options.rpc_url, program)
 
         async def work() -> int:
             factory = runner_factory or SegmentRunner
-            return await Agent(identity, chain, program, offer, report=progress.report, runner_factory=factory).run()
+            agent = Agent(
+                identity,
+                chain,
+                program,
+                offer,
+                report=progress.report,
+                runner_factory=factory,
+                post=_poster(options, identity),
+            )
+            return await agent.run()
 
         try:
             code = asyncio.run(work())
@@ -220,6 +262,18 @@ def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
         ),
     )
     return code
+
+
+def _poster(options: Options, identity: Identity) -> Post | None:
+    """How bonds are posted: by the wallet, if its key is here. The fee is the wallet's, or this home's sponsor's."""
+    from cloudlinkup.agent.bond import poster
+    from cloudlinkup.crypto.identity import Signer
+
+    if identity.own_wallet is None:
+        return None
+    sponsor = options.settings.home.key("sponsor")
+    paying = (lambda: Signer.from_file(sponsor)) if sponsor.exists() else (lambda: None)
+    return poster(options.rpc_url, options.settings.program_id, identity.own_wallet, paying)
 
 
 async def _delegation(options: Options) -> dict[str, str]:
@@ -293,10 +347,13 @@ def _dry_run(options: Options) -> None:
         "share": options.share,
         "ask": str(options.ask),
         "ask_unit": "base units an hour at full duty",
+        "most_bond": str(options.agreed.bond),
+        "mint": options.agreed.mint,
+        "longest_window": options.agreed.longest_window,
         "does": list(DOES),
         "leaves_this_machine": list(LEAVES),
     }
-    terminal.result(document, lambda out: _show(out, document, hardware, probes))
+    terminal.result(document, lambda out: _show(out, document, options.agreed, hardware, probes))
 
 
 def _delegation_state(options: Options) -> str:
@@ -307,7 +364,9 @@ def _delegation_state(options: Options) -> str:
     return "signed by the wallet on this machine" if options.wallet is None else "missing: see --print-delegation"
 
 
-def _show(out: Console, document: dict[str, Any], hardware: Hardware, probes: tuple[Probe, ...] | None) -> None:
+def _show(
+    out: Console, document: dict[str, Any], agreed: Agreed, hardware: Hardware, probes: tuple[Probe, ...] | None
+) -> None:
     made = "(made on the first start)"
     measured = "not measured yet: a few seconds on the first start"
     if probes is not None:
@@ -323,6 +382,8 @@ def _show(out: Console, document: dict[str, Any], hardware: Hardware, probes: tu
         "Probes": measured,
         "Offers": f"{document['share']:.0%} of the device for "
         f"{format_tokens(int(document['ask']), DECIMALS)} tokens an hour at full duty",
+        "Takes": f"pay in {document['mint'] or 'any token (name yours with --mint)'}, windows up to "
+        f"{document['longest_window']} s, a bond up to {format_tokens(agreed.bond, DECIMALS)} tokens a seat",
     }
     for key, value in lines.items():
         out.print(f"{key:>12}  {value}", markup=False, soft_wrap=True)

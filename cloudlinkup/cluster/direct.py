@@ -9,7 +9,8 @@ by the same `Handler`, with the same signatures and checks, and reads and writes
 needs the store's folder (or URL) that the cell uses. Works from a checkout only.
 
 Environment: CLOUDLINKUP_CONTRIBUTOR (its folder's name, default "direct"), CLOUDLINKUP_SHARE (1), CLOUDLINKUP_ASK
-(tokens an hour, default 0), CLOUDLINKUP_BLOBS (the store; default: the home's), and those of `home.Settings`.
+(tokens an hour, default 0), CLOUDLINKUP_MOST_BOND (tokens a seat, default 0), CLOUDLINKUP_BLOBS (the store; default:
+the home's), and those of `home.Settings`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from distributed import Worker
 
 import cloudlinkup
+from cloudlinkup.agent.bond import Agreed, poster
 from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.agent.handler import Handler, Terms
 from cloudlinkup.agent.hardware import choose_device, describe
@@ -149,9 +151,15 @@ async def dask_setup(worker: Worker) -> None:
         share=offered,
         ask=parse_tokens(os.environ.get("CLOUDLINKUP_ASK", "0"), 6, "CLOUDLINKUP_ASK"),
         device=device,
+        agreed=Agreed(settings.mint, bond=parse_tokens(os.environ.get("CLOUDLINKUP_MOST_BOND", "0"), 6, "most bond")),
+    )
+    post = (
+        poster(settings.rpc_url, settings.program_id, identity.own_wallet, lambda: None)
+        if identity.own_wallet
+        else None
     )
     probes = await asyncio.to_thread(measure_or_cached, folder / "probes.json", hardware)
-    handler = Handler(identity, chain, terms, report=lambda event, facts: log.info(event, **facts))
+    handler = Handler(identity, chain, terms, report=lambda event, facts: log.info(event, **facts), post=post)
     handler.clean()
     store = BlobStore(os.environ.get("CLOUDLINKUP_BLOBS") or settings.home.blobs)
     carrier: Any = worker

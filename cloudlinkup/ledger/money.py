@@ -103,6 +103,12 @@ def pending(job: Job, now: int) -> dict[int, int]:
     return {seat: amount for seat, amount in waiting.items() if amount > 0}
 
 
+def disputable_bonds(job: Job, now: int) -> dict[int, int]:
+    """Bonds that a dispute would still hold, by seat: those held, until one window after the deadline."""
+    early = now < job.deadline + job.dispute_window
+    return {i: seat.bond for i, seat in enumerate(job.seats) if early and seat.active and seat.bond}
+
+
 def next_maturity(job: Job, now: int) -> int | None:
     """The next moment after `now` at which more becomes payable if nobody does anything, else None."""
     moments: set[int] = set()

@@ -13,7 +13,10 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("probing", {}),
     ("waiting", {"why": "[bold]no[/bold]"}),
     ("connected", {"gateway": "wss://g", "agent": "key"}),
-    ("order", {"round": 1, "seat": 0, "segments": 4, "steps": 5, "may_earn": 1_500_000, "awarded": 250_000}),
+    (
+        "order",
+        {"job": "J", "round": 1, "seat": 0, "segments": 4, "steps": 5, "may_earn": 1_500_000, "awarded": 250_000},
+    ),
     ("segment", {"round": 1, "done": 2, "of": 4}),
     ("trained", {"round": 1, "segments": 4, "pay": 1_500_000, "seconds": 2.0}),
     ("included", {"round": 1}),
