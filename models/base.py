@@ -250,22 +250,33 @@ class Parts:
         return (self.rank1 + self.blp + self.roofline) / 3
 
 
+def fit_device(base: Base, works: Sequence[Work], precisions: Sequence[str], log_seconds: Array) -> Array:
+    """A device's roofline parameters from its probes' log seconds."""
+    return base.roofline.fit([Timing(w, p, float(t)) for w, p, t in zip(works, precisions, log_seconds, strict=True)])
+
+
 def make_pair(
-    base: Base, works: Sequence[Work], precisions: Sequence[str], reference: Array, target: Array, gains: Array
+    base: Base,
+    works: Sequence[Work],
+    precisions: Sequence[str],
+    reference: Array,
+    target: Array,
+    gains: Array,
+    roofs: tuple[Array, Array] | None = None,
 ) -> Pair:
-    """Fits both devices from their probes."""
+    """Fits both devices from their probes. `roofs`: their fits, where the caller has them from another pair."""
     half = np.array([p == "fp16" for p in precisions], dtype=np.float64)
     rows = blp_rows(gains, half, base.both)
+    if roofs is None:
+        roofs = (fit_device(base, works, precisions, reference), fit_device(base, works, precisions, target))
     return Pair(
         works=tuple(works),
         precisions=tuple(precisions),
         reference=reference,
         target=target,
         gains=gains,
-        reference_roof=base.roofline.fit(
-            [Timing(w, p, t) for w, p, t in zip(works, precisions, reference, strict=True)]
-        ),
-        target_roof=base.roofline.fit([Timing(w, p, t) for w, p, t in zip(works, precisions, target, strict=True)]),
+        reference_roof=roofs[0],
+        target_roof=roofs[1],
         line=base.blp.posterior(rows, target - reference),
     )
 

@@ -23,6 +23,7 @@ from models.base import (
     Timing,
     Work,
     blp_rows,
+    fit_device,
     learn_blp,
     learn_roofline,
     make_pair,
@@ -86,18 +87,25 @@ def learn_base(table: Table, hosts: Sequence[str], families: Iterable[str], prec
     return Base(learn_blp(pairs), learn_roofline(devices, precisions))
 
 
-def table_pair(table: Table, base: Base, a: str, b: str, probes: Sequence[str]) -> Pair:
-    """Two hosts as their probe networks show them."""
-    precisions = base.roofline.precisions
-    timed = [(n, p) for n in probes for p in precisions]
-    return make_pair(
-        base,
-        [table.work(n) for n, _ in timed],
-        [p for _, p in timed],
-        np.array([table.seconds[a, p, n] for n, p in timed]),
-        np.array([table.seconds[b, p, n] for n, p in timed]),
-        np.array([table.gain(a, n) for n, _ in timed]),
-    )
+class Fits:
+    """Two hosts as their probe networks show them; each host's roofline is fitted once per probe set."""
+
+    def __init__(self, table: Table, base: Base) -> None:
+        self.table, self.base = table, base
+        self._roofs: dict[tuple[str, tuple[str, ...]], Array] = {}
+
+    def pair(self, a: str, b: str, probes: tuple[str, ...]) -> Pair:
+        """Reference `a`, target `b`."""
+        table, base = self.table, self.base
+        timed = [(n, p) for n in probes for p in base.roofline.precisions]
+        works, precisions = [table.work(n) for n, _ in timed], [p for _, p in timed]
+        seconds = {host: np.array([table.seconds[host, p, n] for n, p in timed]) for host in (a, b)}
+        for host, found in seconds.items():
+            if (host, probes) not in self._roofs:
+                self._roofs[host, probes] = fit_device(base, works, precisions, found)
+        gains = np.array([table.gain(a, n) for n, _ in timed])
+        roofs = self._roofs[a, probes], self._roofs[b, probes]
+        return make_pair(base, works, precisions, seconds[a], seconds[b], gains, roofs)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def build_rows(
     cells: list[tuple[str, str]] = []
     jobs: list[tuple[str, str, str]] = []
     hosts: list[str] = []
+    fits = {gpu: Fits(table, base) for gpu, base in base_for.items()}
     for a, b in pairs:
         base = base_for[table.gpu[b]]
         fitted: dict[tuple[str, ...], Pair] = {}
@@ -156,7 +165,7 @@ def build_rows(
                 continue
             probes = probes_for(family(n))
             if probes not in fitted:
-                fitted[probes] = table_pair(table, base, a, b, probes)
+                fitted[probes] = fits[table.gpu[b]].pair(a, b, probes)
             pair, gain = fitted[probes], table.gain(a, n)
             for p in base.roofline.precisions:
                 log_reference = table.seconds[a, p, n]

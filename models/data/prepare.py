@@ -23,15 +23,6 @@ HERE = Path(__file__).resolve().parent
 TIMES = HERE / "pytorch_gpu_benchmark.csv"
 GRAPHS = HERE / "torchvision_graphs.csv"
 BATCH = 12
-GPUS = {
-    "1080TI": "GTX 1080 Ti",
-    "2060": "RTX 2060 Max-Q",
-    "2080TI": "RTX 2080 Ti",
-    "2080ti(2)": "RTX 2080 Ti",
-    "TITANXP": "TITAN Xp",
-    "TitanRTX": "TITAN RTX",
-    "TitanV": "TITAN V",
-}
 PRECISIONS = {"half": "fp16", "float": "fp32", "single": "fp32"}
 
 
@@ -43,8 +34,17 @@ def family(network: str) -> str:
     return "mobile" if network.startswith(("mnasnet", "mobilenet", "shufflenet")) else "resnet"
 
 
+def gpu_type(file_name: str) -> str:
+    """The GPU's type out of a file name: "GeForce RTX 2060 with Max-Q Design_1_gpus__..." is an RTX 2060 Max-Q."""
+    name = re.split(r"_(?:\d_gpus|double|half|float|single)_", file_name)[0]
+    return re.sub(r"^(NVIDIA |GeForce |Tesla |Quadro )+", "", name).replace(" with Max-Q Design", " Max-Q").strip()
+
+
 def read_times(raw: Path) -> pd.DataFrame:
-    """All single-GPU fp16 and fp32 medians. Raises ValueError when a folder or file is not known."""
+    """All single-GPU fp16 and fp32 medians; what is no positive finite time is left out.
+
+    Raises ValueError when there is no such file in the folder.
+    """
     rows: list[dict[str, object]] = []
     for path in sorted((raw / "results").glob("*/*.csv")):
         folder, name = path.parent.name, path.name
@@ -52,17 +52,18 @@ def read_times(raw: Path) -> pd.DataFrame:
         gpus = re.search(r"_(\d)_gpus__", name)
         if precision is None or (gpus and gpus[1] != "1"):
             continue
-        if folder not in GPUS:
-            raise ValueError(f"unknown host folder {folder}")
         part = re.search(r"benchmark\((\d)\)", name)
         host = folder + (f"#{part[1]}" if part else "")
         for network, values in pd.read_csv(path).items():
-            steps = np.asarray(values, dtype=np.float64) / 1000
+            steps = pd.Series(pd.to_numeric(values, errors="coerce")).to_numpy(dtype=np.float64) / 1000
+            steps = steps[np.isfinite(steps) & (steps > 0)]
+            if not len(steps) or str(network).startswith("Unnamed"):
+                continue
             low, middle, high = np.quantile(steps, [0.1, 0.5, 0.9])
             rows.append(
                 {
                     "host": host,
-                    "gpu": GPUS[folder],
+                    "gpu": gpu_type(name),
                     "precision": precision,
                     "network": network,
                     "family": family(str(network)),
@@ -71,6 +72,8 @@ def read_times(raw: Path) -> pd.DataFrame:
                     "steps": len(steps),
                 }
             )
+    if not rows:
+        raise ValueError(f"{raw} holds no results/<host>/<GPU>_..._<half|float|single>_....csv")
     return pd.DataFrame(rows).sort_values(["host", "precision", "network"], ignore_index=True)
 
 
