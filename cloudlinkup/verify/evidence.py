@@ -36,7 +36,7 @@ from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.verify.challenge import draw
-from cloudlinkup.verify.replay import Case, Claim, ReplayResult, replay, second_replay
+from cloudlinkup.verify.replay import Case, Claim, Miss, ReplayResult, replay, second_replay
 from cloudlinkup.wire.hashes import challenge_seed, partition_hash, sha256
 
 MAX_DOCUMENT = 2**20
@@ -184,13 +184,19 @@ def recheck(folder: Path) -> Recheck:
         problems.append("the replay agrees with the commitment: nothing was missed")
     else:
         facts.append(f"the replay misses: {json.dumps(asdict(result.miss))}")
-        if result.miss.what == "upload" and upload is None:
-            problems.append("the upload is not here, so that it is missed proves nothing")
-        if result.miss.what == "claim":
-            problems.append("leaves.bin is not the committed tree: anybody could have written it")
-        if result.miss.what == "before" and result.miss.replayed:
-            problems.append("an opened state is not the committed one: anybody could have written it")
+        problems += _forgeable(result.miss, upload, claim.upload_hash)
     return Recheck(not problems, tuple(problems), tuple(facts), result)
+
+
+def _forgeable(miss: Miss, upload: bytes | None, committed: bytes) -> list[str]:
+    """Why this miss proves nothing: it lies in a file that no signature covers."""
+    if miss.what == "upload" and (upload is None or hashlib.sha256(upload).digest() != committed):
+        return ["the committed upload is not here, so that it is missed proves nothing"]
+    if miss.what == "claim":
+        return ["leaves.bin is not the committed tree: anybody could have written it"]
+    if miss.what == "before" and miss.replayed:
+        return ["an opened state is not the committed one: anybody could have written it"]
+    return []
 
 
 def _challenge_problems(challenge: Any, commit: Any, drawn: frozenset[int]) -> list[str]:

@@ -137,6 +137,7 @@ def test_honest_work_cannot_be_made_to_look_rejected(scene, tmp_path):
         {"published": scene.published + np.float32(0.01)},
         {"spec": replace(scene.spec, lr=0.02)},
         {"upload": None},
+        {"upload": bytes(8)},
     ]
     for number, change in enumerate(changes):
         write_evidence(tmp_path / f"swap-{number}", told, replace(case, **change))
