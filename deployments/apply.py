@@ -14,8 +14,12 @@ import hashlib
 import os
 import shlex
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 POOL = "local"
@@ -66,7 +70,6 @@ async def apply() -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
@@ -82,10 +85,7 @@ async def apply() -> None:
         for entry in document["deployments"]:
             flow = flows[entry["entrypoint"]]
             limit = ConcurrencyLimitConfig(**entry["concurrency_limit"])
-            schedules = [
-                DeploymentScheduleCreate(schedule=CronSchedule(cron=item["cron"], timezone=item.get("timezone")))
-                for item in entry.get("schedules", [])
-            ]
+            schedules = [DeploymentScheduleCreate(schedule=_schedule(item)) for item in entry.get("schedules", [])]
             await client.create_deployment(
                 flow_id=await client.create_flow_from_name(flow.name),
                 name=entry["name"],
@@ -102,6 +102,15 @@ async def apply() -> None:
                 paused=False,
             )
             print(f"deployed {flow.name}/{entry['name']}")
+
+
+def _schedule(item: dict[str, Any]) -> CronSchedule | IntervalSchedule:
+    """`cron` with its timezone, or `interval` in seconds."""
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+
+    if "interval" in item:
+        return IntervalSchedule(interval=timedelta(seconds=item["interval"]))
+    return CronSchedule(cron=item["cron"], timezone=item.get("timezone"))
 
 
 if __name__ == "__main__":

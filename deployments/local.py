@@ -74,6 +74,12 @@ def check_ports(base: int) -> None:
                 ) from None
 
 
+def asked() -> dict[str, str]:
+    """What this stack's jobs ask of contributors, where `up` was given it: the flow reads it in stack.json."""
+    names = ("bond", "dispute_window")
+    return {name: value for name in names if (value := os.environ.get(f"CLOUDLINKUP_{name.upper()}"))}
+
+
 @dataclass
 class Stack:
     """The supervisor's state. `file_roots`: folders that `file:` URIs of jobs may name."""
@@ -149,6 +155,7 @@ class Stack:
             "dask_dashboard": services.dask_dashboard(self.base),
             "prefect_api": services.prefect_api(self.base),
             "file_roots": os.pathsep.join(str(root) for root in self.file_roots),
+            **asked(),
             **self.facts,
             "start_seconds": self.spent,
             "pids": {"supervisor": os.getpid(), **{c.name: c.pid for c in self.children}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from solders.pubkey import Pubkey
@@ -14,7 +15,9 @@ from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.agent.handler import Handler
 from cloudlinkup.crypto.identity import Signer
 from cloudlinkup.errors import BadInput
+from cloudlinkup.home import Home, Settings
 from cloudlinkup.ledger.escrow import Ledger
+from deployments.local import asked
 from tasks.awards import read_job
 from tasks.context import Run
 from tasks.escrow import dispute_window, escrow_lock, write_seats
@@ -176,6 +179,20 @@ def test_the_window_is_the_configured_one_within_the_programs_bounds():
     assert dispute_window(3_600, 60) == 3_600
     with pytest.raises(BadInput, match="DISPUTE_WINDOW"):
         dispute_window(2_592_001, 60)
+
+
+def test_what_up_is_given_reaches_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLOUDLINKUP_BOND", "2.5")
+    monkeypatch.setenv("CLOUDLINKUP_DISPUTE_WINDOW", "90")
+    home = Home(tmp_path).make()
+    home.stack.write_text(json.dumps(asked()))
+    for name in ("BOND", "DISPUTE_WINDOW"):
+        monkeypatch.delenv(f"CLOUDLINKUP_{name}")
+    settings = Settings.load(home)
+    assert (settings.bond, settings.dispute_window) == ("2.5", 90)
+    monkeypatch.setenv("CLOUDLINKUP_DISPUTE_WINDOW", "1.5")
+    with pytest.raises(BadInput, match="not a whole number"):
+        Settings.load(home)
 
 
 async def _empty(run: Run, platform: Platform, wallet: Signer, target: Pubkey) -> None:
