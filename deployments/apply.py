@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -82,6 +83,8 @@ async def apply() -> None:
     async with get_client() as client:
         pool = WorkPoolCreate(name=POOL, type=TYPE, base_job_template=TEMPLATE)
         await client.create_work_pool(pool, overwrite=True)
+        for queue in document["definitions"]["work_queues"]:
+            await make_queue(client, **queue)
         for entry in document["deployments"]:
             flow = flows[entry["entrypoint"]]
             limit = ConcurrencyLimitConfig(**entry["concurrency_limit"])
@@ -93,6 +96,7 @@ async def apply() -> None:
                 description=entry.get("description"),
                 tags=entry.get("tags"),
                 work_pool_name=entry["work_pool"]["name"],
+                work_queue_name=entry["work_pool"].get("work_queue_name"),
                 pull_steps=document["pull"],
                 schedules=schedules,
                 concurrency_limit=limit.limit,
@@ -102,6 +106,17 @@ async def apply() -> None:
                 paused=False,
             )
             print(f"deployed {flow.name}/{entry['name']}")
+
+
+async def make_queue(client: PrefectClient, name: str, concurrency_limit: int) -> None:
+    """A queue of the pool that hands out as many runs at a time; made, or changed to that."""
+    from prefect.exceptions import ObjectAlreadyExists
+
+    try:
+        await client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=concurrency_limit)
+    except ObjectAlreadyExists:
+        queue = await client.read_work_queue_by_name(name, work_pool_name=POOL)
+        await client.update_work_queue(queue.id, concurrency_limit=concurrency_limit)
 
 
 def _schedule(item: dict[str, Any]) -> CronSchedule | IntervalSchedule:

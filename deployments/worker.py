@@ -4,6 +4,8 @@ It waits for the Prefect server, applies `prefect.yaml` when that changed, and t
 on the pool `local`. It is a small runner of our own because each call of Prefect's command line takes three seconds.
 Environment: PREFECT_API_URL, PREFECT_HOME, CLOUDLINKUP_READY (a file, made once runs are taken).
 
+Every few seconds it ranks the jobs that wait (`flows/rank_queue`), so that a free place goes to the right one.
+
 A run that was in progress when the last worker ended is marked as crashed first: this pool has one worker, so nobody
 else can be executing it, and submitting its request again then continues it. Not covered: several workers on a pool.
 """
@@ -11,6 +13,7 @@ else can be executing it, and submitting its request again then continues it. No
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -31,8 +34,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Crashed
 from prefect.workers.process import ProcessWorker
 
+from cloudlinkup.home import Settings
 from deployments.apply import POOL, digest, wait_for_server
 
+RANK_EVERY = 5.0  # seconds
 APPLY_DEADLINE = 180.0  # seconds: imports the flows, and waits for the server
 
 log = structlog.get_logger()
@@ -67,6 +72,20 @@ async def end_orphans() -> int:
     return len(runs)
 
 
+async def rank_for_ever() -> None:
+    """Ranks the queue until cancelled. What goes wrong is logged once a while: no job is worth less for a wrong order.
+
+    The ranking is named, not imported: this folder only names what it runs.
+    """
+    ranker = importlib.import_module("flows.rank_queue").Ranker(Settings.load())
+    while True:
+        await asyncio.sleep(RANK_EVERY)
+        try:
+            await ranker.look()
+        except Exception as error:
+            log.warning("queue not ranked", why=f"{type(error).__name__}: {str(error)[:200]}")
+
+
 def _holds(record: Path, text: str) -> bool:
     return record.exists() and record.read_text() == text
 
@@ -91,6 +110,7 @@ async def main(ready: Path, record: Path) -> None:
         ready.touch()
         log.info("worker started", applied=not applied, orphans=orphans, seconds=round(time.monotonic() - began, 2))
 
+    ranking = asyncio.create_task(rank_for_ever())
     task = asyncio.create_task(worker.start(printer=started))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -98,6 +118,9 @@ async def main(ready: Path, record: Path) -> None:
         await task
     except asyncio.CancelledError:
         log.info("worker stopped")
+    finally:
+        ranking.cancel()
+        await asyncio.gather(ranking, return_exceptions=True)
 
 
 if __name__ == "__main__":
