@@ -54,18 +54,33 @@ class Table:
 @cache
 def load_table() -> Table:
     """The prepared files beside `models.data.prepare`."""
-    times, graphs = pd.read_csv(TIMES), pd.read_csv(GRAPHS)
-    columns = zip(times["host"], times["precision"], times["network"], times["seconds"], strict=True)
+    return make_table(pd.read_csv(TIMES), pd.read_csv(GRAPHS))
+
+
+def make_table(times: pd.DataFrame, graphs: pd.DataFrame) -> Table:
+    """A table of rows as `models.data.prepare` writes them.
+
+    A host counts when every probe network was timed there in both precisions, and a network of a host when it was timed
+    there in both; what has no graph is left out.
+    """
+    kept = pd.DataFrame(times[times["network"].isin(list(graphs["network"]))])
+    columns = zip(kept["host"], kept["precision"], kept["network"], kept["seconds"], strict=True)
     seconds = {(str(h), str(p), str(n)): float(np.log(taken)) for h, p, n, taken in columns}
-    hosts = times.groupby("host")
+    networks: dict[str, tuple[str, ...]] = {}
+    gpu: dict[str, str] = {}
+    for name, rows in kept.groupby("host"):
+        host = str(name)
+        both = tuple(sorted(n for n in map(str, set(rows["network"])) if all((host, p, n) in seconds for p in BOTH)))
+        if set(PROBES) <= set(both):
+            networks[host], gpu[host] = both, str(next(iter(rows["gpu"])))
     return Table(
         seconds=seconds,
         graphs={
             str(name): {str(k): float(v) for k, v in values.items()}
             for name, values in graphs.set_index("network").to_dict(orient="index").items()
         },
-        gpu={str(host): str(rows["gpu"].iloc[0]) for host, rows in hosts},
-        networks={str(host): tuple(sorted(set(rows["network"]))) for host, rows in hosts},
+        gpu=gpu,
+        networks=networks,
     )
 
 
@@ -122,12 +137,11 @@ class Rows:
 
     @property
     def weights(self) -> Array:
-        """1 / sqrt(cell size), mean 1."""
+        """1 / sqrt(cell size). Not scaled: the least weight of a leaf (`residual.LEAST_LEAF`) is meant for these."""
         count: dict[tuple[str, str], int] = {}
         for cell in self.cell:
             count[cell] = count.get(cell, 0) + 1
-        w = np.array([count[cell] ** -0.5 for cell in self.cell])
-        return w / w.mean()
+        return np.array([count[cell] ** -0.5 for cell in self.cell])
 
 
 def all_probes(_: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.base import Array
+from models.base import Array, Base
 from models.dataset import PROBES, Table, all_probes, build_rows, foreign_probes, learn_base
 from models.residual import COLUMNS, apply, fit
 
@@ -38,24 +38,51 @@ class Case:
         return float(abs(np.exp(self.predicted[method] - self.truth) - 1))
 
 
-def leave_out(table: Table, references: Sequence[str], precisions: tuple[str, ...], *, strict: bool) -> list[Case]:
-    """Every case of every cell, for each reference host."""
+class Bases:
+    """Physical bases of one table by hosts, families and precisions, each learned once."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._learned: dict[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], Base] = {}
+
+    def learn(self, hosts: Sequence[str], families: Sequence[str], precisions: tuple[str, ...]) -> Base:
+        """As `dataset.learn_base`."""
+        key = tuple(hosts), tuple(families), precisions
+        if key not in self._learned:
+            self._learned[key] = learn_base(self.table, hosts, families, precisions)
+        return self._learned[key]
+
+
+def leave_out(
+    bases: Bases,
+    references: Sequence[str],
+    precisions: tuple[str, ...],
+    *,
+    strict: bool,
+    targets: Sequence[str] | None = None,
+) -> list[Case]:
+    """Every case of every cell, for each reference host.
+
+    `targets`: hosts kept apart. They alone are predicted and nothing is learned from them; None: all hosts, each GPU
+    type in its turn.
+    """
+    table = bases.table
+    apart = set(targets or ())
     cases: list[Case] = []
-    types = sorted(set(table.gpu.values()))
-    for gpu in types:
-        train = [h for h in table.gpu if table.gpu[h] != gpu]
+    for gpu in sorted({table.gpu[h] for h in targets or table.gpu}):
+        train = [h for h in table.gpu if table.gpu[h] != gpu and h not in apart]
+        test_hosts = [h for h in targets or table.gpu if table.gpu[h] == gpu]
+        types = sorted({table.gpu[h] for h in train})
         for family in FAMILIES:
-            pairs = [(a, b) for a in references for b in table.gpu if table.gpu[b] == gpu and a != b]
+            pairs = [(a, b) for a in references for b in test_hosts if a != b]
             known = [f for f in FAMILIES if f != family]
             probes_for = foreign_probes if strict else all_probes
-            full = learn_base(table, train, known, precisions)
+            full = bases.learn(train, known, precisions)
             test = build_rows(table, {gpu: full}, pairs, [family], probes_for)
             if not len(test.truth):
                 continue
             crossed = {
-                other: learn_base(table, [h for h in train if table.gpu[h] != other], known, precisions)
-                for other in types
-                if other != gpu
+                other: bases.learn([h for h in train if table.gpu[h] != other], known, precisions) for other in types
             }
             probes = probes_for(family)
             rows = build_rows(
@@ -83,10 +110,12 @@ def mape(cases: Sequence[Case], method: str) -> float:
     return float(np.mean([c.error(method) for c in cases]))
 
 
-def paired_gain(cases: Sequence[Case], method: str, against: str, draws: int = 2_000) -> tuple[float, float, float]:
+def paired_gain(
+    cases: Sequence[Case], method: str, against: str, draws: int = 2_000, seed: int = 0
+) -> tuple[float, float, float]:
     """(gain, low, high): by how much `method`'s error is below `against`'s, as a share, with a 95% interval.
 
-    Bootstrap over cells, both methods resampled together; deterministic.
+    Bootstrap over cells, both methods resampled together; deterministic by seed.
     """
     cells = sorted({c.cell for c in cases})
     index = {cell: i for i, cell in enumerate(cells)}
@@ -94,7 +123,7 @@ def paired_gain(cases: Sequence[Case], method: str, against: str, draws: int = 2
     for case in cases:
         sums[0, index[case.cell]] += case.error(method)
         sums[1, index[case.cell]] += case.error(against)
-    picks = np.random.default_rng(0).integers(0, len(cells), (draws, len(cells)))
+    picks = np.random.default_rng(seed).integers(0, len(cells), (draws, len(cells)))
     gains = 1 - sums[0][picks].sum(axis=1) / sums[1][picks].sum(axis=1)
     low, high = np.quantile(gains, [0.025, 0.975])
     return float(1 - sums[0].sum() / sums[1].sum()), float(low), float(high)

@@ -16,7 +16,7 @@ from models.base import Array, Parts
 
 ROUNDS = 100
 SEEDS = (0, 1, 2)
-LEAST_LEAF = 120.0  # weight of a leaf: a leaf of few rows follows one network or host
+LEAST_LEAF = 30.0  # weight of a leaf, of rows that weigh 1 / sqrt(cell size): a small leaf follows one network or host
 PARAMETERS = {
     "objective": "reg:absoluteerror",
     "tree_method": "hist",

@@ -26,7 +26,7 @@ from models.base import FP32_ONLY, Array
 from models.data.measure_cpu import CPU_SHARDS
 from models.data.prepare import GRAPHS, TIMES
 from models.dataset import learn_base, load_table
-from models.leave_out import FAMILIES, TENSOR_CORES, job_widths, leave_out, mape, paired_gain, residual_rows
+from models.leave_out import FAMILIES, TENSOR_CORES, Bases, job_widths, leave_out, mape, paired_gain, residual_rows
 from models.predictor import GROUPS, LEARNED, PHYSICAL, SHIPPED, Expert, Predictor, make_box
 from models.residual import fit
 from models.retrain import FOLDS, Seen, read_window, train_challenger
@@ -38,8 +38,9 @@ def train() -> Predictor:
     """The shipped predictor, version 0."""
     table = load_table()
     x, residual, weights = residual_rows(table, FP32_ONLY)
-    cases = leave_out(table, TENSOR_CORES, FP32_ONLY, strict=True)
-    fixed = paired_gain(leave_out(table, TENSOR_CORES, FP32_ONLY, strict=False), "xgboost", "base")
+    bases = Bases(table)
+    cases = leave_out(bases, TENSOR_CORES, FP32_ONLY, strict=True)
+    fixed = paired_gain(leave_out(bases, TENSOR_CORES, FP32_ONLY, strict=False), "xgboost", "base")
     strict = paired_gain(cases, "xgboost", "base")
     earned = fixed[0] >= MOST_WORSE and strict[1] > 0
     expert = Expert("gpu", fit(x, residual, weights), make_box(x), job_widths(cases, "xgboost", GROUPS))
