@@ -20,7 +20,7 @@ from cloudlinkup.cli.stack import require_checkout
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Home, Settings
-from cloudlinkup.jobs import JobStore, JobView
+from cloudlinkup.jobs import JobEvent, JobStore, JobView
 from cloudlinkup.types import JobSpec, canonical_json, parse_job
 
 
@@ -77,8 +77,7 @@ async def submit_job(
         return _document(before), 0.0
     seen = max((event.id for event in store.events(request_id)), default=0)
     run = await Runs(settings.prefect_api).submit(job.model_dump(mode="json"), request_id)
-    if before is not None:
-        store.begin(request_id, canonical_json(job).decode(), run.id)  # so that `watch` asks for the new run
+    store.begin(request_id, canonical_json(job).decode(), run.id)  # `status` knows it, and `watch` asks for this run
     terminal.note(f"Request {request_id}, Prefect run {run.id} ({run.state.lower()}).")
     if not watch and not compare:
         return {"request_id": request_id, "flow_run_id": run.id, "state": run.state}, 0.0
@@ -135,7 +134,32 @@ def _document(view: JobView) -> dict[str, Any]:
 def _sentence(job: dict[str, Any]) -> str:
     rounds = f", round {job['round']} of {job['rounds']}" if job["rounds"] else ""
     error = f": {job['error'].get('message', '')}" if job["error"] else ""
-    return f"{job['request_id']}  {job['stage']}{rounds}{error}"
+    if waiting := job.get("waiting"):
+        return f"{job['request_id']}  waiting, place {waiting['place']} of {waiting['of']}: {waiting['reason']}"
+    left = f", about {job['seconds_left']:.0f} s to go" if job.get("seconds_left") is not None else ""
+    return f"{job['request_id']}  {job['stage']}{rounds}{left}{error}"
+
+
+def _where(store: JobStore, view: JobView) -> dict[str, Any]:
+    """Where a job is: `waiting` with its place and the reason, `seconds_left` by the rounds so far; None otherwise."""
+    document = {**asdict(view), "waiting": None, "seconds_left": None}
+    if view.finished:
+        return document
+    events = store.events(view.request_id)
+    if events and events[-1].kind == "queued" and events[-1].at >= view.updated:
+        document["waiting"] = events[-1].data
+    document["seconds_left"] = seconds_left(events, time.time())
+    return document
+
+
+def seconds_left(events: list[JobEvent], now: float) -> float | None:
+    """Until the last step, at the pace of the rounds since the money was locked. None before the first round ended."""
+    locked = next((e.at for e in reversed(events) if e.kind == "locked"), None)
+    last = next((e for e in reversed(events) if e.kind == "round"), None)
+    if locked is None or last is None or last.at <= locked or not last.data.get("steps"):
+        return None
+    pace = (last.at - locked) / last.data["steps"]
+    return max(0.0, pace * (last.data["of"] - last.data["steps"]) - max(0.0, now - last.at))
 
 
 def _view(request_id: str) -> JobView:
@@ -155,11 +179,14 @@ def status(request: str | None = None, /) -> None:
         The request id that `submit` printed.
     """
     if request is not None:
-        document = _document(_view(request))
+        view = _view(request)
+        done = view.receipt is not None and view.stage == "done"
+        document = _document(view) if done else _where(JobStore(Home.find().jobs_db), view)
         terminal.result(document, lambda console: show_document(console, document))
         return
     path = Home.find().jobs_db
-    jobs = [asdict(view) for view in JobStore(path).list()] if path.exists() else []
+    store = JobStore(path) if path.exists() else None
+    jobs = [_where(store, view) for view in store.list()] if store else []
 
     def show(console: Console) -> None:
         table = Table("request", "stage", "rounds", "submitted", "error")
@@ -167,8 +194,13 @@ def status(request: str | None = None, /) -> None:
         for job in jobs:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created"]))
             error = (job["error"] or {}).get("message", "")[:60]
-            table.add_row(job["request_id"], job["stage"], f"{job['round']}/{job['rounds']}", when, error)
+            waiting = job["waiting"]
+            stage = f"waiting {waiting['place']}/{waiting['of']}" if waiting else job["stage"]
+            table.add_row(job["request_id"], stage, f"{job['round']}/{job['rounds']}", when, error)
         console.print(table if jobs else "No job was submitted in this home.")
+        for job in jobs:
+            if job["waiting"]:
+                console.print(_sentence(job), soft_wrap=True)
 
     terminal.result({"jobs": jobs}, show)
 

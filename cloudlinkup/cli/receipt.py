@@ -58,6 +58,13 @@ def show_receipt(console: Console, receipt: dict[str, Any]) -> None:
             f"{quoted['p90_seconds']:.1f} s (P90), "
             f"{tokens(quoted['p50_cost'])} (P50), at most {tokens(quoted['hard_cap'])}"
         )
+        cost = int(receipt["paid"]) + int(receipt["pending"]) + int(receipt["fee"])
+        took, p50, p90 = receipt["seconds"], quoted["p50_seconds"], quoted["p90_seconds"]
+        within = "within" if took <= p90 else "later than"
+        console.print(
+            f"it took {took:.1f} s, {took / max(p50, 1e-9):.2f} times the P50 and {within} the P90, "
+            f"and cost {tokens(str(cost))}"
+        )
     console.print(
         f"request {receipt['request_id']}, job {receipt['job_id']}, {len(receipt['signatures'])} transactions"
     )

@@ -1,0 +1,51 @@
+"""Where a job is: its place in the queue with the reason, how long it may still take, quoted against actual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cloudlinkup.cli.jobs import seconds_left
+from cloudlinkup.jobs import JobEvent, JobStore
+from tests.cli.test_commands import RECEIPT, REQUEST
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Cli
+
+
+def test_a_waiting_job_shows_its_place_and_why_until_it_starts(cli: Cli, tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "home" / "jobs.db")
+    store.begin(REQUEST, "{}", "run")
+    assert cli("status", REQUEST, "--json").document["waiting"] is None
+    store.event(REQUEST, "queued", place=3, of=5, reason="priority 0.5")
+    store.event(REQUEST, "queued", place=2, of=4, reason="priority 0.612 = 0.40 x ...")
+    waiting = cli("status", REQUEST, "--json").document["waiting"]
+    assert waiting == {"place": 2, "of": 4, "reason": "priority 0.612 = 0.40 x ..."}
+    for words in (["status"], ["status", REQUEST]):
+        assert "place 2 of 4: priority 0.612" in " ".join(cli(*words).out.split())
+    store.begin(REQUEST, "{}", "run")  # the run has started
+    assert cli("status", REQUEST, "--json").document["waiting"] is None
+
+
+def test_seconds_left_follow_the_rounds() -> None:
+    def event(at: float, kind: str, **data: int) -> JobEvent:
+        return JobEvent(int(at), at, kind, data)
+
+    begun = [event(0, "allocated"), event(10, "locked")]
+    assert seconds_left(begun, 11) is None
+    first = [*begun, event(30, "round", steps=100, of=400)]
+    assert seconds_left(first, 30) == pytest.approx(60)
+    assert seconds_left([*first, event(40, "round", steps=300, of=400)], 45) == pytest.approx(5)
+    assert seconds_left(first, 1) == pytest.approx(60)  # a clock that ran backwards
+    assert seconds_left(first, 10**6) == 0
+    assert seconds_left([*begun, event(30, "round", steps=0, of=400)], 30) is None
+
+
+def test_the_receipt_compares_what_was_quoted_with_what_it_took(cli: Cli, tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "home" / "jobs.db")
+    store.begin(REQUEST, "{}", "run")
+    store.finish(REQUEST, RECEIPT)
+    text = " ".join(cli("status", REQUEST).out.split())
+    assert "it took 12.5 s, 1.25 times the P50 and within the P90, and cost 3.075" in text
