@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from solders.pubkey import Pubkey
@@ -19,12 +19,14 @@ from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
 from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork
 from cloudlinkup.verify import merkle
-from cloudlinkup.verify.challenge import SMALL_JOB, draw
+from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import make_evidence, write_evidence
+from cloudlinkup.verify.rates import Rate, Risk, rate
 from cloudlinkup.verify.replay import Case, Claim, ReplayCosts, ReplayResult, plan_openings, replay, second_replay
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
 from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf
 from cloudlinkup.wire.messages import Order
+from models.correction import Correction
 from tasks.context import Run
 from tasks.orders import open_blob, read_order, update_name
 from tasks.rounds import partition_rows
@@ -37,34 +39,47 @@ CALL_DEADLINE = 30.0
 AT_ONCE = 2  # replays side by side
 
 Finish = Literal["done", "rejected", "released"]
+Verdict = Literal["accepted", "rejected", "timeout"]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A shard's verdict. `bytes`: what challenge and openings moved. `evidence`: JSON, on a rejection."""
+    """A shard's verdict. `bytes_up`, `bytes_down`: what challenge and openings moved; `seconds`: of this machine, in
+    replays, as are `replayed` segments. `risk`: what raised the rate. `evidence`: JSON, on a rejection."""
 
     drawn: frozenset[int]
     accepted: bool
-    verdict: Literal["accepted", "rejected", "timeout"]
+    verdict: Verdict
     reason: str = ""
     replayed: int = 0
-    bytes: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    risk: tuple[str, ...] = ()
     evidence: bytes | None = None
 
 
 async def audit_shard(
-    run: Run, round_: RoundState, entry: Entry, leaves: list[bytes], block_hash: bytes, *, whole: bool
+    run: Run,
+    round_: RoundState,
+    entry: Entry,
+    leaves: list[bytes],
+    block_hash: bytes,
+    *,
+    whole: bool,
+    misses: float = 0.0,
 ) -> Audit:
     """`leaves`: the round's tree. `whole`: replay every segment, because a gate found the update odd. A draw would not
-    do: one forged state leads to any update, and every segment after it is honestly trained.
+    do: one forged state leads to any update, and every segment after it is honestly trained. `misses`: failed audits
+    of this contributor on record.
 
     Raises ClusterLost; the contributor's faults are verdicts.
     """
     seat = run.state.seat(entry.seat)
     order, root = read_order(run, entry), bytes.fromhex(entry.root)
     seed = challenge_seed(bytes.fromhex(round_.secret), block_hash, root)
-    newcomer, small_job = seat.rounds_done == 0, len(round_.entries) < SMALL_JOB
-    drawn = draw(seed, entry.segments, newcomer=newcomer, small_job=small_job)
+    at = rate(risk_of(run, round_, entry, misses))
+    drawn = draw(seed, entry.segments, newcomer=at.newcomer, small_job=at.small_job, extra=at.extra)
     if whole:
         drawn = frozenset(range(1, entry.segments + 1))
     wanted = plan_openings(drawn, _costs(run))
@@ -77,33 +92,66 @@ async def audit_shard(
     except (ClusterError, ProtocolError) as error:
         problem = str(error)[:200]
     if wanted - opened.keys():
-        return Audit(drawn, False, "timeout", f"no opening came: {problem or 'states are missing'}", bytes=talk.bytes)
+        return talk.audit(drawn, "timeout", f"no opening came: {problem or 'states are missing'}", risk=at.why)
     case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, opened)
-    result = await _replay(run, case)
+    result = talk.ran(await _replay(run, case))
     if not result.accepted:
         result, case = await _second_look(run, talk, case, result)
     if result.accepted:
-        return Audit(drawn, True, "accepted", replayed=result.replayed, bytes=talk.bytes)
-    drawn_from: dict[str, str | bool] | None = {
+        return talk.audit(drawn, "accepted", risk=at.why)
+    told = None if whole else _draw_document(round_, block_hash, at)  # of a whole replay nothing was drawn
+    return await asyncio.to_thread(_reject, talk, case, result, told, at.why)
+
+
+def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
+    """What is known of a shard before its draw."""
+    seat, steps = run.state.seat(entry.seat), entry.segments * int(run.state.plan["segment_steps"])
+    budget = run.state.terms.budget if run.state.terms else 0
+    fastest = Correction(**seat.belief).prediction.low * steps
+    return Risk(
+        rounds=seat.rounds_done,
+        contributors=len(round_.entries),
+        value=min(1.0, steps * run.state.price / budget) if budget else 0.0,
+        misses=misses + seat.unopened,
+        pace=fastest / entry.seconds if entry.seconds else 0.0,
+    )
+
+
+def _draw_document(round_: RoundState, block_hash: bytes, at: Rate) -> dict[str, str | bool | int]:
+    """What a third person needs to draw again."""
+    return {
         "secret": round_.secret,
         "block_hash": block_hash.hex(),
-        "newcomer": newcomer,
-        "small_job": small_job,
+        "newcomer": at.newcomer,
+        "small_job": at.small_job,
+        "extra": at.extra,
     }
-    if whole:
-        drawn_from = None  # nothing was drawn
-    return await asyncio.to_thread(_reject, talk, case, result, drawn_from)
 
 
 class _Talk:
-    """What is said to one contributor during its audit, and how many bytes it took."""
+    """What is said to one contributor during its audit, and what the audit took."""
 
     def __init__(self, run: Run, round_: RoundState, entry: Entry, order: Order, leaves: list[bytes]) -> None:
         self.run, self.round, self.entry, self.order = run, round_, entry, order
-        self.bytes = 0
+        self.bytes_up = self.bytes_down = self.segments = 0
+        self.seconds = 0.0
         position = leaves.index(seat_leaf(entry.seat, bytes.fromhex(entry.root)))
         self._path = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, position))
         self._root = merkle.root(leaves)
+
+    def ran(self, result: ReplayResult) -> ReplayResult:
+        """Counts a replay."""
+        self.segments, self.seconds = self.segments + result.replayed, self.seconds + result.seconds
+        return result
+
+    def audit(
+        self, drawn: frozenset[int], verdict: Verdict, reason: str = "", *, risk: tuple[str, ...], **rest: Any
+    ) -> Audit:
+        """The verdict, with what it took."""
+        took = {"replayed": self.segments, "seconds": self.seconds, "bytes_up": self.bytes_up}
+        return Audit(
+            drawn, verdict == "accepted", verdict, reason, bytes_down=self.bytes_down, risk=risk, **took, **rest
+        )
 
     async def challenge(self, segments: frozenset[int], after: bool = False) -> tuple[ChallengeReply, dict[int, bytes]]:
         """The reply, and the states opened by segment. Raises ClusterError and ProtocolError."""
@@ -127,7 +175,8 @@ class _Talk:
         )
         key = f"challenge-{self.run.request_id}-{self.round.round}-{self.entry.seat}"
         result = await self.run.cluster.call(self.entry.agent, request, key)
-        self.bytes += result.bytes_up + result.bytes_down
+        self.bytes_up += result.bytes_up
+        self.bytes_down += result.bytes_down
         reply = ChallengeReply.unpack(result.body, limit=len(result.body))
         asked = {at for k in segments for at in ((k - 1, k) if after else (k - 1,))}
         states: dict[int, bytes] = {}
@@ -212,10 +261,16 @@ async def _second_look(run: Run, talk: _Talk, case: Case, first: ReplayResult) -
         except (ClusterError, ProtocolError) as error:
             run.log.info("no_after_state", seat=talk.entry.seat, why=str(error)[:120])
     async with _slots:
-        return await asyncio.to_thread(second_replay, case, first), case
+        return talk.ran(await asyncio.to_thread(second_replay, case, first)), case
 
 
-def _reject(talk: _Talk, case: Case, result: ReplayResult, drawn_from: dict[str, str | bool] | None) -> Audit:
+def _reject(
+    talk: _Talk,
+    case: Case,
+    result: ReplayResult,
+    drawn_from: dict[str, str | bool | int] | None,
+    risk: tuple[str, ...],
+) -> Audit:
     """Writes the evidence folder, which a third person can run again, and says in words what differed."""
     entry, miss = talk.entry, result.miss
     assert miss is not None
@@ -231,15 +286,8 @@ def _reject(talk: _Talk, case: Case, result: ReplayResult, drawn_from: dict[str,
     )
     write_evidence(talk.run.folder / "evidence" / f"{talk.round.round}-{entry.seat}", evidence, case)
     off = "" if miss.deviation is None else f", off by {miss.deviation:.3g} of the segment's movement"
-    return Audit(
-        case.drawn,
-        False,
-        "rejected",
-        f"replay differs at segment {miss.segment}: {miss.what}{off}",
-        replayed=result.replayed,
-        bytes=talk.bytes,
-        evidence=json.dumps(evidence).encode(),
-    )
+    reason = f"replay differs at segment {miss.segment}: {miss.what}{off}"
+    return talk.audit(case.drawn, "rejected", reason, risk=risk, evidence=json.dumps(evidence).encode())
 
 
 async def tell_finished(run: Run, seat: Seat, reason: Finish, evidence: bytes | None = None) -> None:

@@ -37,6 +37,9 @@ async def rebalance(run: Run) -> None:
         handling = handling_seconds(round_)
         for entry in round_.entries:
             _learn(run, entry, handling)
+        run.state.audit_bytes += round_.audit_bytes
+        run.state.audit_segments += round_.audit_segments
+        run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
         await _record(run, round_, handling)
         if round_.commit_slot:
             run.state.round = round_.round
@@ -131,6 +134,7 @@ def _learn(run: Run, entry: Entry, handling: float) -> None:
         seat.state = "rejected"
     elif entry.outcome in ("timeout", "refused", "empty"):
         seat.faults += 1
+        seat.unopened += entry.outcome == "timeout" and entry.commit is not None
 
 
 async def _record(run: Run, round_: RoundState, handling: float) -> None:

@@ -50,6 +50,7 @@ class Seat(Kept):
     rounds_done: int = 0
     attempts: int = 0  # orders ever signed for this seat
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
+    unopened: int = 0  # rounds that it committed to and then did not open
     has_weights: int = -1  # published generation that its cache holds
     steps: int = 0  # verified
     samples_seconds: float = 0.0  # seconds that the gateway saw it work on them
@@ -106,6 +107,8 @@ class JobState(Kept):
     bytes_up: int = 0
     bytes_down: int = 0
     audit_bytes: int = 0
+    audit_seconds: float = 0.0  # of this machine's time, in replays
+    audit_segments: int = 0  # replayed
     metric: str = ""
     score: float = 0.0
     curve: list[tuple[int, float]] = []  # steps done, score
@@ -143,6 +146,7 @@ class Entry(Kept):
     upload: str = ""  # SHA-256 of the plaintext update; its bytes are in the job's folder
     segments: int = 0
     drawn: list[int] = []
+    risk: list[str] = []  # what raised its audit above the default rate
     replayed: int = 0
     seconds: float = 0.0  # from the Ack to the reply, as the gateway saw it
     ack_seconds: float = 0.0  # from the order to the Ack: transfer, opening and checks, no training
@@ -164,4 +168,7 @@ class RoundState(Kept):
     base_hash: str = ""
     root: str = ""
     commit_slot: int = 0
+    audit_bytes: int = 0
+    audit_seconds: float = 0.0
+    audit_segments: int = 0
     entries: list[Entry] = []

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from cloudlinkup.errors import JobFailed, NotConfirmed
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
+from models.telemetry import Telemetry
 from tasks.audit import Audit, audit_shard, tell_finished
 from tasks.context import Run
 from tasks.gate import suspicious
@@ -39,6 +40,9 @@ async def verify_round(run: Run) -> None:
         accepted=[entry.seat for entry in taken if entry.outcome == "accepted"],
         rejected={str(entry.seat): entry.reason for entry in taken if entry.outcome == "rejected"},
         replayed=sum(entry.replayed for entry in taken),
+        audit_seconds=round(run.round.audit_seconds, 3),
+        audit_bytes=run.round.audit_bytes,
+        risk={str(entry.seat): entry.risk for entry in taken if entry.risk},
     )
 
 
@@ -76,19 +80,25 @@ async def _judge(run: Run, round_: RoundState) -> None:
     odd = await asyncio.to_thread(suspicious, run, round_, entries)
     if odd:
         run.log.info("odd_updates", round=round_.round, seats={str(seat): why for seat, why in odd.items()})
+    misses = await asyncio.gather(*(_misses(run, entry) for entry in entries))
     while True:
         slot, block_hash = await run.ledger.block_hash_at_or_after(
             round_.commit_slot + run.settings.challenge_delay, seconds=FINAL_WAIT
         )
         audits = await asyncio.gather(
-            *(audit_shard(run, round_, e, leaves, block_hash, whole=e.seat in odd) for e in entries)
+            *(
+                audit_shard(run, round_, e, leaves, block_hash, whole=e.seat in odd, misses=missed)
+                for e, missed in zip(entries, misses, strict=True)
+            )
         )
         if await _final(run, round_, slot, block_hash):
             break
         run.event("redrawn", round=round_.round, slot=slot)
     for entry, audit in zip(entries, audits, strict=True):
         _settle(entry, audit)
-        run.state.audit_bytes += audit.bytes
+    round_.audit_bytes = sum(audit.bytes_up + audit.bytes_down for audit in audits)
+    round_.audit_seconds = round(sum(audit.seconds for audit in audits), 4)
+    round_.audit_segments = sum(audit.replayed for audit in audits)
     round_.stage = "verified"
     run.save_round()
     rejected = [(e, a) for e, a in zip(entries, audits, strict=True) if e.outcome == "rejected"]
@@ -96,8 +106,16 @@ async def _judge(run: Run, round_: RoundState) -> None:
 
 
 def _settle(entry: Entry, audit: Audit) -> None:
-    entry.drawn, entry.replayed = sorted(audit.drawn), audit.replayed
+    entry.drawn, entry.replayed, entry.risk = sorted(audit.drawn), audit.replayed, list(audit.risk)
+    entry.bytes_up += audit.bytes_up
+    entry.bytes_down += audit.bytes_down
     entry.outcome, entry.reason = ("accepted", "") if audit.accepted else (audit.verdict, audit.reason)
+
+
+async def _misses(run: Run, entry: Entry) -> float:
+    """Failed audits on this contributor's record, as this job's client may count them."""
+    record = await Telemetry(run.settings.home.telemetry_db).track_record(entry.agent, str(run.owner))
+    return record.rejected
 
 
 async def _final(run: Run, round_: RoundState, slot: int, block_hash: bytes) -> bool:

@@ -65,7 +65,8 @@ def make_evidence(
 ) -> dict[str, Any]:
     """The evidence document, JSON-able: what a rejected contributor receives.
 
-    salt: hex, of the order's partition hash. challenge: secret and block_hash (hex), newcomer and small_job (bool).
+    salt: hex, of the order's partition hash. challenge: secret and block_hash (hex), newcomer and small_job (bool),
+    extra (int): what `draw` was told.
     Raises ValueError for a result that missed nothing.
     """
     if result.miss is None:
@@ -209,6 +210,7 @@ def _challenge_problems(challenge: Any, commit: Any, drawn: frozenset[int]) -> l
         commit.segments,
         newcomer=bool(challenge["newcomer"]),
         small_job=bool(challenge["small_job"]),
+        extra=int(challenge.get("extra", 0)),
     )
     return [] if expected == drawn else ["the drawn segments do not follow from the challenge"]
 

@@ -8,6 +8,7 @@ import torch
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import recheck
+from cloudlinkup.verify.rates import rate
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, ChallengeReply, Opening
 from cloudlinkup.wire.hashes import challenge_seed
 from tasks import audit
@@ -96,10 +97,11 @@ async def test_an_odd_update_is_replayed_whole(rig: Rig, monkeypatch):
     rig.run.state.seats[entry.seat].rounds_done = 1
     assert rig.run.round is not None
     secret, root = bytes.fromhex(rig.run.round.secret), bytes.fromhex(entry.root)
+    at = rate(audit.risk_of(rig.run, rig.run.round, entry, 0.0))
     lucky = next(
         block
         for block in (bytes([i]) * 32 for i in range(256))
-        if 2 not in draw(challenge_seed(secret, block, root), 4, newcomer=False, small_job=True)
+        if 2 not in draw(challenge_seed(secret, block, root), 4, newcomer=False, small_job=True, extra=at.extra)
     )
     assert (await rig.audit(entry, block_hash=lucky)).accepted
     found = audit_gate(rig)
@@ -108,6 +110,25 @@ async def test_an_odd_update_is_replayed_whole(rig: Rig, monkeypatch):
     assert verdict.verdict == "rejected"
     assert "segment 2" in verdict.reason
     assert recheck(rig.run.folder / "evidence" / f"1-{entry.seat}").confirmed
+
+
+async def test_what_is_known_of_a_contributor_raises_its_rate(rig: Rig):
+    entries = await rig.train(segments=6)
+    rig.run.state.terms = rig.run.state.terms.model_copy(update={"budget": 10**9})  # type: ignore[union-attr]
+    for seat in rig.run.state.seats:
+        seat.rounds_done = 1
+    for entry in entries:
+        entry.seconds = 0.01 * entry.segments * STEP  # as predicted
+    one, two = entries
+    known = await rig.audit(one)
+    assert known.accepted and not known.risk and 1 <= len(known.drawn) <= 2
+    assert known.seconds > 0
+    two.seconds /= 10
+    hasty = await rig.audit(two)
+    assert hasty.accepted and len(hasty.drawn) >= 3 and "faster" in hasty.risk[0]
+    rig.run.state.seats[0].unopened = 3
+    missed = await rig.audit(one)
+    assert len(missed.drawn) >= 4 and known.drawn <= missed.drawn and "misses" in missed.risk[0]
 
 
 async def test_honest_work_passes_a_whole_replay(rig: Rig):
