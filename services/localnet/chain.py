@@ -2,8 +2,8 @@
 
 Real: the SBF virtual machine, System, Token, Associated Token, Memo and Compute Budget programs, compute limits,
 signature checks, fees per signature, rent in today's form (6,960 lamports a byte, threshold 1), the block hash window,
-the refusal of a transaction that was processed before, and a program that lies behind the upgradeable loader with its
-ProgramData account.
+the refusal of a transaction that was processed before, the mint of wrapped SOL, and a program that lies behind the
+upgradeable loader with its ProgramData account.
 
 Not covered: priority fees (accepted, not charged), address lookup tables, durable nonces, the SlotHashes sysvar, vote
 and stake, upgrading the program (start again with another file).
@@ -46,6 +46,9 @@ log = structlog.get_logger(__name__)
 LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
 CLOCK_SYSVAR = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
 SYSTEM = Pubkey.from_string("11111111111111111111111111111111")
+TOKEN = Pubkey.from_string("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA")
+NATIVE_MINT = Pubkey.from_string("So11111111111111111111111111111111111111112")  # of wrapped SOL, as on every cluster
+NATIVE_MINT_BYTES = bytes(36) + bytes(8) + bytes([9, 1]) + bytes(36)  # no authority, no supply, 9 decimals, initialised
 FEE_PER_SIGNATURE = 5_000
 FAUCET_LAMPORTS = 500_000_000 * 10**9
 MAX_AIRDROP = 1_000_000 * 10**9
@@ -108,6 +111,8 @@ class Chain:
         self._airdrops = 0
         self._undo: deque[tuple[int, dict[Pubkey, Account | None]]] = deque()  # of slots that are not finalized
         self._svm.set_account(self._faucet.pubkey(), Account(FAUCET_LAMPORTS, b"", SYSTEM, False, 0))
+        rent = self._svm.minimum_balance_for_rent_exemption(len(NATIVE_MINT_BYTES))
+        self._svm.set_account(NATIVE_MINT, Account(rent, NATIVE_MINT_BYTES, TOKEN, False, 0))
         if program is not None:
             self._install(program, program_id, upgrade_authority)
         for address, account in self.store.accounts():

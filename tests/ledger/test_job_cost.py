@@ -1,0 +1,20 @@
+"""What a whole job costs, by the same measurement as the benchmark's table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.escrow_jobs import SIGNATURE, run_job
+
+if TYPE_CHECKING:
+    from cloudlinkup.ledger.escrow import Ledger
+    from tests.conftest import Platform
+
+
+async def test_sixteen_seats_and_twenty_rounds_cost_less_than_planned(ledger: Ledger, stage: Platform) -> None:
+    life = await run_job(ledger, stage, 16, 20)
+    assert life.total.signatures * SIGNATURE < 600_000, "0.0006 SOL"
+    assert life.total.signatures == life.total.transactions == 2 + 4 * 20 + 3, "one key signs and pays for each"
+    assert life.total.fee == life.total.signatures * SIGNATURE
+    assert 0 < life.total.priority < 20_000, "and the priority fee adds little"
+    assert life.back == life.rent > 0, "all of the rent comes back"
