@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the tables")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chain = Localnet(Path(folder) / "chain.db", program=ESCROW, slot_ms=20).start()
+        chain = Localnet(Path(folder) / "chain.db", program=ESCROW, slot_ms=100).start()
         try:
             lives = asyncio.run(measure(args.seats, args.rounds, chain))
         finally:

@@ -35,11 +35,19 @@ SEATS_ASSIGNED, CAPS_RAISED, AWARDS = 16, 83, 86
 SEATS_PAID = 20  # by rule: events of 24 already fill the 10,000 bytes of logs
 
 TIMEOUT = 10.0
+AT_ONCE = 8  # transactions of one call: public RPC services refuse bursts
 
 
 async def _together(calls: Iterable[Awaitable[str]]) -> list[str]:
-    """Sends transactions that do not depend on each other; waits for all before it raises the first error."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    """Sends transactions that do not depend on each other, some at once: each takes its block hash when its turn comes,
+    so that the last of many does not expire in the line. Waits for all before it raises the first error."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def in_turn(call: Awaitable[str]) -> str:
+        async with turn:
+            return await call
+
+    results = await asyncio.gather(*map(in_turn, calls), return_exceptions=True)
     for one in results:
         if isinstance(one, BaseException):
             raise one
