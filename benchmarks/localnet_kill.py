@@ -124,8 +124,10 @@ async def run(times: int, seed: int, folder: Path, slot_ms: int = 50) -> Tally:
 
 async def _worked(sent: list[Sent], tally: Tally) -> None:
     """Until something was answered, and anything so far confirmed: on a busy machine that can take longer."""
-    while not (any(one.answered for one in sent) and (tally.confirmed or any(one.confirmed for one in sent))):
-        await asyncio.sleep(0.001)  # noqa: ASYNC110 (other tasks fill the list)
+    while not (  # noqa: ASYNC110 (other tasks fill the list)
+        any(one.answered for one in sent) and (tally.confirmed or any(one.confirmed for one in sent))
+    ):
+        await asyncio.sleep(0.001)
 
 
 async def _pour(url: str, payer: Keypair, sent: list[Sent]) -> None:
