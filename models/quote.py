@@ -1,23 +1,44 @@
 """The quote: how long, for how much at most, and why, before any money is locked.
 
 P50 and P90 of the time come from the predictions (P90: every contributor at the P90 that holds for the worst of the
-job's contributors), the setup and the rounds. The price per step is fixed in the quote, so a job that ends costs what
-its verified steps cost; P50 and P90 of the cost are therefore the same figure, and the hard cap lies above both: it
-adds what may be locked in caps of contributors that are lost, which returns to the client when the job is closed.
+job's contributors), from the hours in which each is there, the setup, the rounds and the audit. The price per step is
+fixed in the quote, so a job that ends costs what its verified steps cost; P50 and P90 of the cost are therefore the
+same figure, and the hard cap lies above both: it adds what may be locked in caps of contributors that are lost, which
+returns to the client when the job is closed.
+
+Who takes part follows from what the client wants (`QuoteInputs.goal`):
+
+    both      what a submitted job gets: the most contributors within budget and deadline
+    deadline  the cheapest that keeps the deadline, whatever the budget says
+    budget    the fastest that keeps the budget, whatever the deadline says
+    cheapest  the least money, whatever either says
+
+Contributors that name a reserve are asked for it only where the budget would not hold at the asks.
 
 A quote is a pure function of its inputs and a predictor, and carries both (`Quote.inputs`, predictor and version), so
-anybody who has them can compute it again. Not here: the client's deposit and allowance, which only the chain knows.
+anybody who has them can compute it again (`requote`). Not here: the client's deposit and allowance, which only the
+chain knows, and the words (`reasons`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import inf
+
+import numpy as np
+
 from cloudlinkup.errors import BadInput, NoContributors
-from cloudlinkup.types import Frozen, format_tokens
+from cloudlinkup.types import U64_MAX, Frozen, format_tokens
+from models.allocator import water_fill
 from models.facts import Candidate, JobFacts, Limits
 from models.plan import JobPlan, plan_job, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
-from models.selection import THIN_STEPS, Ranked, Selection, select
+from models.reasons import Goal, advice, bottleneck, nobody, notes, reasons
+from models.selection import Ranked, Selection, select
+
+SMALL_JOB = 4  # contributors below which every shard's last segment is opened (verify/challenge)
+STATE_BYTES = 12  # of a state, for each parameter; an opening moves the states before and after a segment
 
 
 class QuoteInputs(Frozen):
@@ -26,6 +47,19 @@ class QuoteInputs(Frozen):
     job: JobFacts
     candidates: tuple[Candidate, ...]
     limits: Limits
+    goal: Goal = "both"
+
+
+class Figures(Frozen):
+    """What one plan costs and takes. The audit's seconds are the auditor's, and are part of the times."""
+
+    contributors: int
+    seconds_p50: float
+    seconds_p90: float
+    cost: int
+    hard_cap: int
+    audit_seconds: float
+    audit_bytes: int
 
 
 class Quote(Frozen):
@@ -39,6 +73,12 @@ class Quote(Frozen):
     price_per_step: int
     single_machine_seconds: float
     plaintext_readers: int  # contributors that decrypt rows of this job
+    audit_seconds: float = 0.0  # of the auditor's own machine
+    audit_bytes: int = 0
+    audit_cost: int | None = None  # of those seconds, where the client said what an hour costs it
+    bottleneck: str = ""
+    options: tuple[Figures, ...] = ()  # none of which is both slower and dearer than another
+    at_reserve: bool = False  # cleared at what contributors take at the least
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     advice: str | None
@@ -46,15 +86,6 @@ class Quote(Frozen):
     version: str
     plan: JobPlan
     inputs: QuoteInputs
-
-
-class Figures(Frozen):
-    """What one plan costs and takes."""
-
-    seconds_p50: float
-    seconds_p90: float
-    cost: int
-    hard_cap: int
 
 
 def stranded_steps(plan: JobPlan) -> int:
@@ -67,57 +98,86 @@ def stranded_steps(plan: JobPlan) -> int:
     return sum(steps[: -(-len(plan.seats) // 3)])
 
 
-def figures(plan: JobPlan, limits: Limits) -> Figures:
-    """Time and cost of a plan."""
-    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds
-    p50 = plan.total_steps / sum(1 / s.prediction.seconds for s in plan.seats)
-    p90 = plan.total_steps / sum(1 / s.prediction.high for s in plan.seats)
+def audit_segments(plan: JobPlan) -> float:
+    """Segments that are replayed, on average, at the protocol's default: one a shard at random, the last one always in
+    a small job and every second time otherwise, and two more in each contributor's first round."""
+    seats = len(plan.seats)
+    last = 1.0 if seats < SMALL_JOB else 0.5
+    return min(plan.total_steps / plan.segment_steps, seats * (plan.rounds * (1 + last) + 1 + (1 - last)))
+
+
+def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures:
+    """Time and cost of a plan. Its seconds are infinite where its contributors' hours end before the work does."""
+    opened = audit_segments(plan)
+    audit = opened * plan.segment_steps * job.profile.step_seconds(job.batch)
+    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit
     steps_cost = plan.total_steps * plan.price
     return Figures(
-        seconds_p50=fixed + p50,
-        seconds_p90=fixed + p90,
+        contributors=len(plan.seats),
+        seconds_p50=fixed + _training(plan, chosen, fixed, high=False),
+        seconds_p90=fixed + _training(plan, chosen, fixed, high=True),
         cost=with_fee(steps_cost, limits.fee_bps),
         hard_cap=with_fee(steps_cost + stranded_steps(plan) * plan.price, limits.fee_bps),
+        audit_seconds=audit,
+        audit_bytes=int(opened * 2 * STATE_BYTES * job.features.get("parameters", 0.0)),
     )
 
 
+def _training(plan: JobPlan, chosen: Sequence[Ranked], fixed: float, *, high: bool) -> float:
+    """Seconds of training: exact water-filling, each contributor within its hours (less all that is not training)."""
+    speeds = np.array([1 / (r.prediction.high if high else r.prediction.seconds) for r in chosen])
+    hours = np.array([inf if r.candidate.open_seconds is None else r.candidate.open_seconds for r in chosen])
+    caps = np.maximum(0.0, hours - fixed) * speeds
+    return inf if caps.sum() < plan.total_steps else water_fill(plan.total_steps, speeds, caps).makespan
+
+
+Option = tuple[JobPlan, Figures, tuple[Ranked, ...]]
+
+
+def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> list[Option]:
+    """Plans to choose from: the first k of the ranking, most first, then everybody below each price that is asked."""
+    chosen = selection.chosen
+    groups = [chosen[:k] for k in range(len(chosen), 0, -1)]
+    groups += [tuple(r for r in chosen if r.ask <= most) for most in sorted({r.ask for r in chosen}, reverse=True)]
+    found: dict[tuple[str, ...], Option] = {}
+    for group in groups:
+        key = tuple(sorted(r.candidate.agent for r in group))
+        if key not in found:
+            plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version)
+            found[key] = (plan, figures(plan, group, inputs.job, inputs.limits), group)
+    return list(found.values())
+
+
 def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
-    """The quote with the most contributors that fit budget and deadline.
+    """The quote for what the client wants (see above).
 
     Raises NoContributors when nobody may and can do the work, BadInput("budget") naming the least budget that would
-    do, BadInput("deadline") when the P90 finish passes it.
+    do, BadInput("deadline") when the P90 finish passes it; each only where it binds.
     """
-    job, limits = inputs.job, inputs.limits
+    try:
+        return _quote(inputs, predictor, at_reserve=inputs.limits.at_reserve)
+    except BadInput as error:
+        if error.field != "budget" or all(c.reserve is None for c in inputs.candidates):
+            raise
+        return _quote(inputs, predictor, at_reserve=True)
+
+
+def requote(quote: Quote, predictor: Predictor) -> Quote:
+    """The same quote, computed again from its stored inputs. Raises ValueError for another predictor than its own."""
+    if (predictor.name, predictor.version) != (quote.predictor, quote.version):
+        raise ValueError(f"it was made with {quote.predictor} {quote.version}")
+    return quote_job(quote.inputs, predictor)
+
+
+def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Quote:
+    job, limits = inputs.job, inputs.limits.model_copy(update={"at_reserve": at_reserve})
     predictions = predictor.predict(job, inputs.candidates)
     selection = select(job, inputs.candidates, predictions, limits)
     if not selection.chosen:
-        raise NoContributors(_nobody(selection))
-    options = [
-        (plan, figures(plan, limits))
-        for plan in (
-            plan_job(job, selection.chosen[:k], predictor=predictor.name, version=predictor.version)
-            for k in range(len(selection.chosen), 0, -1)
-        )
-    ]
-    in_time = [(plan, f) for plan, f in options if f.seconds_p90 <= limits.deadline_seconds]
-    if not in_time:
-        best = min(f.seconds_p90 for _, f in options)
-        raise BadInput(
-            "deadline",
-            f"in {max(0.0, limits.deadline_seconds):.0f} s",
-            f"the job is done in {best:.0f} s with 90% confidence",
-            f"allow at least {best:.0f} s from now, take fewer samples, or allow more contributors",
-        )
-    fitting = [(plan, f) for plan, f in in_time if f.hard_cap <= limits.budget]
-    if not fitting:
-        least = min(f.hard_cap for _, f in in_time)
-        raise BadInput(
-            "budget",
-            format_tokens(limits.budget, limits.decimals),
-            "the job may cost more, with its spending limit counting caps of contributors that are lost",
-            f"raise it to at least {format_tokens(least, limits.decimals)}, or take fewer samples",
-        )
-    plan, f = fitting[0]
+        raise NoContributors(nobody(job, inputs.candidates, selection))
+    found = options(inputs, selection, predictor)
+    plan, f, group = _choose(found, inputs.goal, limits)
+    single = job.steps * job.profile.step_seconds(job.batch)
     return Quote(
         seconds_p50=f.seconds_p50,
         seconds_p90=f.seconds_p90,
@@ -125,11 +185,17 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
         cost_p90=f.cost,
         hard_cap=f.hard_cap,
         price_per_step=plan.price,
-        single_machine_seconds=job.steps * job.profile.step_seconds(job.batch),
+        single_machine_seconds=single,
         plaintext_readers=len(plan.seats),
-        reasons=_reasons(inputs, selection, plan),
-        notes=_notes(inputs, plan, predictor),
-        advice=_advice(job, limits, plan, f),
+        audit_seconds=f.audit_seconds,
+        audit_bytes=f.audit_bytes,
+        audit_cost=None if limits.own_hourly is None else round(limits.own_hourly * f.audit_seconds / 3600),
+        bottleneck=bottleneck(job, inputs.candidates, predictions, limits, plan, group, f.seconds_p50),
+        options=frontier([entry[1] for entry in found]),
+        at_reserve=at_reserve,
+        reasons=reasons(selection, plan, group),
+        notes=notes(job, limits, plan, predictor, inputs.goal, (f.seconds_p90, f.hard_cap, f.audit_seconds)),
+        advice=advice(limits, single, f.seconds_p50, f.cost),
         predictor=predictor.name,
         version=predictor.version,
         plan=plan,
@@ -137,65 +203,49 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
     )
 
 
-def _nobody(selection: Selection) -> str:
-    if not selection.refused:
-        return "no contributor is connected. Fix: start one with `cloudlinkup contribute`, or wait for one"
-    first = "; ".join(f"{r.agent[:8]}: {r.reason}" for r in selection.refused[:3])
-    return f"none of {len(selection.refused)} connected contributors may and can do this job ({first})"
-
-
-def _reasons(inputs: QuoteInputs, selection: Selection, plan: JobPlan) -> tuple[str, ...]:
-    lines = [_taken(r, plan) for r in selection.chosen[: len(plan.seats)]]
-    lines += [
-        f"{r.candidate.agent[:8]} does not take part: with it the spending limit or the deadline would not hold"
-        for r in selection.chosen[len(plan.seats) :]
-    ]
-    lines += [f"{r.agent[:8]} does not take part: {r.reason}" for r in selection.refused]
-    dearest = max(plan.seats, key=lambda s: s.ask)
-    lines.append(
-        f"{plan.price} base units per verified step for everybody: the highest ask per step among those taken"
-        f" ({dearest.agent[:8]})"
-    )
-    return tuple(lines)
-
-
-def _taken(entry: Ranked, plan: JobPlan) -> str:
-    p = entry.prediction
-    total = sum(1 / s.prediction.seconds for s in plan.seats)
-    return (
-        f"{p.agent[:8]} takes part with about {100 / p.seconds / total:.0f}% of the steps:"
-        f" {1000 * p.seconds:.3g} ms a step ({1000 * p.low:.3g} to {1000 * p.high:.3g}), ask {entry.ask} a step"
-    )
-
-
-def _notes(inputs: QuoteInputs, plan: JobPlan, predictor: Predictor) -> tuple[str, ...]:
-    job, limits, n = inputs.job, inputs.limits, len(plan.seats)
-    notes = predictor.notes(job, [s.prediction for s in plan.seats])
-    notes.append(
-        f"{n} contributor{'s' if n > 1 else ''} will decrypt and read their part of your rows, and the auditor all"
-    )
-    notes.append(
-        f"{limits.round_seconds:g} s a round and {limits.setup_seconds:g} s once are allowed for transfers,"
-        " audit and chain"
-    )
-    if plan.total_steps < THIN_STEPS * n and n > 1:
-        notes.append(
-            f"{plan.total_steps // n} sequential steps per contributor are few: one machine may reach a better score"
-            " from the same samples"
+def _choose(found: Sequence[Option], goal: Goal, limits: Limits) -> Option:
+    possible = [option for option in found if option[1].seconds_p90 < inf]
+    if not possible:
+        raise BadInput(
+            "deadline",
+            f"in {max(0.0, limits.deadline_seconds):.0f} s",
+            "the contributors' hours end before the job would",
+            "submit it when their hours begin, or take fewer samples",
         )
-    if plan.dropped_steps:
-        notes.append(
-            f"the last {plan.dropped_steps} of {job.steps} steps fill no segment of {plan.segment_steps}: left out"
-        )
-    return tuple(notes)
+    if goal in ("both", "deadline"):
+        best = min(f.seconds_p90 for _, f, _ in possible)
+        possible = [option for option in possible if option[1].seconds_p90 <= limits.deadline_seconds]
+        if not possible:
+            raise BadInput(
+                "deadline",
+                f"in {max(0.0, limits.deadline_seconds):.0f} s",
+                f"the job is done in {best:.0f} s with 90% confidence",
+                f"allow at least {best:.0f} s from now, take fewer samples, or allow more contributors",
+            )
+    if goal in ("both", "budget"):
+        least = min(f.hard_cap for _, f, _ in possible)
+        possible = [option for option in possible if option[1].hard_cap <= limits.budget]
+        if not possible:
+            raise BadInput(
+                "budget",
+                format_tokens(limits.budget, limits.decimals),
+                "the job may cost more, with its spending limit counting caps of contributors that are lost",
+                f"raise it to at least {format_tokens(least, limits.decimals)}, or take fewer samples"
+                if least <= U64_MAX
+                else "take fewer samples: no token account can hold what it may cost",
+            )
+    order: dict[Goal, Callable[[Option], tuple[float, ...]]] = {
+        "deadline": lambda option: (option[1].cost, option[1].seconds_p90),
+        "budget": lambda option: (option[1].seconds_p90, option[1].cost),
+        "cheapest": lambda option: (option[1].cost, option[1].seconds_p90),
+    }
+    return possible[0] if goal == "both" else min(possible, key=order[goal])
 
 
-def _advice(job: JobFacts, limits: Limits, plan: JobPlan, f: Figures) -> str | None:
-    single = job.steps * job.profile.step_seconds(job.batch)
-    against: list[str] = []
-    if single <= f.seconds_p50:
-        against.append(f"it takes {single:.1f} s there and {f.seconds_p50:.1f} s here")
-    if limits.own_hourly is not None and (own := round(limits.own_hourly * single / 3600)) <= f.cost:
-        units = format_tokens(own, limits.decimals), format_tokens(f.cost, limits.decimals)
-        against.append(f"it costs {units[0]} there and {units[1]} here")
-    return f"Train this on your own machine: {', and '.join(against)}" if against else None
+def frontier(found: Sequence[Figures]) -> tuple[Figures, ...]:
+    """Those than which no other is both faster (P90) and cheaper, fastest first."""
+    kept: list[Figures] = []
+    for f in sorted(found, key=lambda f: (f.seconds_p90, f.cost, f.hard_cap)):
+        if f.seconds_p90 < inf and (not kept or f.cost < kept[-1].cost):
+            kept.append(f)
+    return tuple(kept)

@@ -1,0 +1,174 @@
+"""A quote in words: who takes part and why, what holds the job up, what the client should know, when not to use us.
+
+The bottleneck is found by asking what each limit costs: the time is computed once more without it (the memory that some
+lack, the hours that end, the places that are full, all that is not training, or with the busiest contributor twice as
+fast), and the one that saves most is named. Pure. Not here: any choice; `quote` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from cloudlinkup.types import format_tokens
+from models.facts import Candidate, JobFacts, Limits, Prediction
+from models.plan import JobPlan
+from models.predictor import Predictor
+from models.selection import THIN_STEPS, Ranked, Selection, refusal
+
+Goal = Literal["both", "deadline", "budget", "cheapest"]
+
+
+def size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def nobody(job: JobFacts, candidates: Sequence[Candidate], selection: Selection) -> str:
+    """Why nobody takes part, with one fix."""
+    if not candidates:
+        return "no contributor is connected. Fix: start one with `cloudlinkup contribute`, or wait for one"
+    most = max(c.memory for c in candidates)
+    if most < job.memory:
+        return (
+            f"none of {len(candidates)} connected contributors has enough memory: the job needs {size(job.memory)}, "
+            f"the most that one offers is {size(most)}. Fix: a smaller network, batch or table, or wait for another"
+        )
+    first = "; ".join(f"{r.agent[:8]}: {r.reason}" for r in selection.refused[:3])
+    return f"none of {len(selection.refused)} connected contributors may and can do this job ({first})"
+
+
+def reasons(selection: Selection, plan: JobPlan, group: Sequence[Ranked]) -> tuple[str, ...]:
+    """A line for every candidate, and one for the price."""
+    total = sum(1 / s.prediction.seconds for s in plan.seats)
+    taken = {r.candidate.agent for r in group}
+    lines = [
+        f"{r.candidate.agent[:8]} takes part with about {100 / r.prediction.seconds / total:.0f}% of the steps:"
+        f" {1000 * r.prediction.seconds:.3g} ms a step ({1000 * r.prediction.low:.3g} to"
+        f" {1000 * r.prediction.high:.3g}), ask {r.ask} a step"
+        for r in group
+    ]
+    lines += [
+        f"{r.candidate.agent[:8]} does not take part: without it the goal is met better, or at all"
+        for r in selection.chosen
+        if r.candidate.agent not in taken
+    ]
+    lines += [f"{r.agent[:8]} does not take part: {r.reason}" for r in selection.refused]
+    dearest = max(plan.seats, key=lambda s: s.ask)
+    lines.append(
+        f"{plan.price} base units per verified step for everybody: the highest ask per step among those taken"
+        f" ({dearest.agent[:8]})"
+    )
+    return tuple(lines)
+
+
+def bottleneck(
+    job: JobFacts,
+    candidates: Sequence[Candidate],
+    predictions: Sequence[Prediction],
+    limits: Limits,
+    plan: JobPlan,
+    group: Sequence[Ranked],
+    seconds: float,
+) -> str:
+    """What holds the job up most, in one sentence: memory, hours, places, speed, or all that is not training."""
+    rate = sum(1 / r.prediction.seconds for r in group)
+    taken = {r.candidate.agent for r in group}
+    training = plan.total_steps / rate
+    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds
+    lacking: dict[str, list[Prediction]] = {"memory": [], "hours": [], "places": []}
+    for candidate, prediction in zip(candidates, predictions, strict=True):
+        if candidate.agent in taken:
+            continue
+        lifts: dict[str, dict[str, float | None]] = {
+            "places": {},
+            "memory": {"memory": float(job.memory)},
+            "hours": {"open_seconds": None},
+        }
+        for name, lift in lifts.items():
+            if refusal(job, candidate.model_copy(update=lift), prediction, limits) is None:
+                lacking[name].append(prediction)
+                break
+    savings = {
+        name: training - plan.total_steps / (rate + sum(1 / p.seconds for p in found))
+        for name, found in lacking.items()
+        if found
+    }
+    hours = [r for r in group if r.candidate.open_seconds is not None]
+    if hours:
+        savings["hours"] = max(savings.get("hours", 0.0), seconds - fixed - training)
+    busiest = min(group, key=lambda r: r.prediction.seconds)
+    savings["speed"] = training - plan.total_steps / (rate + 1 / busiest.prediction.seconds)
+    savings["rounds"] = fixed
+    name = max(savings, key=lambda key: savings[key])
+    saved = f"without that it would be done {savings[name]:.0f} s sooner"
+    if name == "memory":
+        who = ", ".join(p.agent[:8] for p in lacking[name][:3])
+        return f"{who} is the bottleneck: memory, the job needs {size(job.memory)} and it offers less; {saved}"
+    if name == "hours":
+        who = ", ".join(a[:8] for a in [r.candidate.agent for r in hours] + [p.agent for p in lacking["hours"]])
+        return f"{who} is the bottleneck: its hours end before the job does, or have not begun; {saved}"
+    if name == "places":
+        who = f"{len(lacking[name])} more contributors could take part, but not within the job's limits"
+        return f"the number of places is the bottleneck: {who}; with all of them it would be {savings[name]:.0f} s less"
+    if name == "rounds":
+        return (
+            f"the rounds are the bottleneck, not the contributors: {fixed:.0f} s go to setup, transfers and chain,"
+            f" {training:.0f} s to training"
+        )
+    part = 100 / busiest.prediction.seconds / rate
+    return (
+        f"{busiest.candidate.agent[:8]} is the bottleneck: speed, it does {part:.0f}% of the steps at"
+        f" {1000 * busiest.prediction.seconds:.3g} ms each; twice as fast would save {savings[name]:.0f} s"
+    )
+
+
+def notes(
+    job: JobFacts,
+    limits: Limits,
+    plan: JobPlan,
+    predictor: Predictor,
+    goal: Goal,
+    numbers: tuple[float, int, float],
+) -> tuple[str, ...]:
+    """What the client should know. `numbers`: P90 seconds, hard cap, the audit's seconds."""
+    (p90, hard_cap, audit), n = numbers, len(plan.seats)
+    found = predictor.notes(job, [s.prediction for s in plan.seats])
+    found.append(
+        f"{n} contributor{'s' if n > 1 else ''} will decrypt and read their part of your rows, and the auditor all"
+    )
+    found.append(
+        f"{limits.round_seconds:g} s a round and {limits.setup_seconds:g} s once are allowed for transfers and chain,"
+        f" and {audit:.1f} s of the auditor's machine for replays"
+    )
+    if limits.at_reserve:
+        found.append("the budget does not reach what contributors ask: cleared at the reserves that they take")
+    if goal not in ("both", "budget") and hard_cap > limits.budget:
+        found.append(f"submit it with a budget of at least {format_tokens(hard_cap, limits.decimals)}")
+    if goal not in ("both", "deadline") and p90 > limits.deadline_seconds:
+        found.append(f"submit it with a deadline of at least {p90:.0f} s from then")
+    if plan.total_steps < THIN_STEPS * n and n > 1:
+        found.append(
+            f"{plan.total_steps // n} sequential steps per contributor are few: one machine may reach a better score"
+            " from the same samples"
+        )
+    if plan.dropped_steps:
+        found.append(
+            f"the last {plan.dropped_steps} of {job.steps} steps fill no segment of {plan.segment_steps}: left out"
+        )
+    return tuple(found)
+
+
+def advice(limits: Limits, single: float, seconds: float, cost: int) -> str | None:
+    """Against us, where the client's own machine (`single` seconds) is faster or cheaper; None otherwise."""
+    against: list[str] = []
+    if single <= seconds:
+        against.append(f"it takes {single:.1f} s there and {seconds:.1f} s here")
+    if limits.own_hourly is not None and (own := round(limits.own_hourly * single / 3600)) <= cost:
+        units = format_tokens(own, limits.decimals), format_tokens(cost, limits.decimals)
+        against.append(f"it costs {units[0]} there and {units[1]} here")
+    return f"Train this on your own machine: {', and '.join(against)}" if against else None
