@@ -1,4 +1,4 @@
-"""Parameters of JSON-RPC calls: read, bounded and refused in Solana's error form."""
+"""Parameters of JSON-RPC calls, read, bounded and refused in Solana's error form; and what groups of calls share."""
 
 from __future__ import annotations
 
@@ -173,3 +173,13 @@ def parse_filters(filters: Any) -> tuple[list[int], list[tuple[int, bytes]]]:
         else:
             raise bad("Invalid params: unknown filter")
     return sizes, matches
+
+
+class Calls:
+    """What every group of methods has: the chain, and the context of an answer."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def _context(self, commitment: Commitment = "processed") -> dict[str, Any]:
+        return {"slot": self.chain.clock.slot(commitment), "apiVersion": "2.3.0"}
