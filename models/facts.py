@@ -57,6 +57,7 @@ class TrackRecord(Frozen):
     """What a contributor did before. On time: it delivered within the round's time. Valid: the audit passed.
 
     Weights rather than counts: what other clients saw is capped (`reputation`). `earned`: verified pay, base units.
+    `slower`: by how much its past shards took longer than its probes promise (median; 1 where too few are known).
     """
 
     on_time: Annotated[float, Field(ge=0)] = 0
@@ -64,6 +65,7 @@ class TrackRecord(Frozen):
     valid: Annotated[float, Field(ge=0)] = 0
     rejected: Annotated[float, Field(ge=0)] = 0
     earned: Annotated[int, Field(ge=0)] = 0
+    slower: Annotated[float, Field(gt=0)] = 1.0
 
 
 class Candidate(Frozen):
@@ -108,14 +110,15 @@ class Candidate(Frozen):
         )
 
 
-Source = Literal["rank-1", "base", "xgboost", "observed", "unknown"]
+Source = Literal["rank-1", "base", "xgboost", "record", "observed", "unknown"]
 
 
 class Prediction(Frozen):
     """Wall seconds per step of one contributor at its offered share: P50, and an interval P10 to P90.
 
     The interval is conformal per job: it holds for the worst of the job's contributors together, not for each alone.
-    `base` is the rank-1 rule's figure. `source` says where `seconds` comes from; "unknown" means that the contributor
+    `base` is the rank-1 rule's figure. `source` says where `seconds` comes from; "record": from past shards, as the
+    probes disagree with them threefold; "unknown" means that the contributor
     has no probe in common with the reference and must not be planned with.
     """
 

@@ -5,11 +5,13 @@ and candidate are both CUDA devices the mean of rank-1, a learned ratio and a ro
 boosters trained on the base's residual, with the box of inputs it was trained in; outside every expert's box the base
 speaks alone and the notes say so. What ships has the base, and an expert only if that earned its place
 (`train_shipped`); retraining adds one for what this installation runs. A machine without tensor cores as the reference
-gains nothing from fp16 terms, and jobs run in fp32, so those terms are left out here (`benchmarks/planning.py` measures
-the recipe with and without).
+gains nothing from fp16 terms, and jobs run in fp32, so those terms are left out here (`benchmarks/predictor.py`
+measures the recipe with and without).
 
 Intervals are conformal per job: half widths in log space such that the *worst* of n contributors lies inside in 80% of
-left-out jobs. A device's or network's name is no input. Not here: what is learned inside a job (`correction`).
+left-out jobs; they are kept in the model's file and `calibration` shows them. A device's or network's name is no input.
+A contributor whose past shards took over three times what its probes promise is planned by its shards (`DISAGREE`).
+Not here: what is learned inside a job (`correction`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ GROUPS = (1, 2, 4, 8)  # contributors of a job for which widths are kept
 OUTSIDE = 1.5  # widths grow by this outside every expert's box: an assumption, since nothing was measured there
 MAX_FILE = 8 * 2**20  # bytes of one predictor file
 MAX_RESIDUAL = 1.5  # log: an expert may move the base by a factor of 4.5 at most
+LEVEL = 0.8  # of the jobs, in which P10 to P90 holds for the worst contributor
+DISAGREE = 3.0  # fold by which past shards may be slower than the probes promise before the probes are not believed
+REQUIRED = ("data", "git_commit", "metrics")  # of a model file's metadata
+TENSOR_GAIN = 0.9  # fp16 over fp32 time of a probe: a device none of whose probes gains more has no tensor cores
 # the box is judged on the job's and the devices' size; the rest follows from these
 BOXED = ("log_intensity", "log_kernels", "log_macs", "log_rate", "ratio_mean", "ratio_range")
 
@@ -115,8 +121,9 @@ def make_facts(base: Base | None, job: JobFacts, kind: str, probes: Sequence[Any
 class Predictor:
     """Immutable. `name` and `version` stand in every plan and receipt.
 
-    `widths`: half widths in log space of "rank-1" and "base" by group size. `metadata`: data window, git commit,
-    metrics; free-form, written and read as it is.
+    `widths`: half widths in log space of "rank-1" and "base" by group size. `metadata`: data window, git commit and
+    metrics (`REQUIRED`), written and read as it is. `notice`: why this is not the version that should plan; it stands
+    first in every quote's notes.
     """
 
     name: str
@@ -125,6 +132,7 @@ class Predictor:
     experts: tuple[Expert, ...]
     widths: dict[str, dict[int, float]]
     metadata: dict[str, Any] = field(default_factory=dict)
+    notice: str = ""
 
     # ------------------------------------------------------------ predicting
 
@@ -143,13 +151,34 @@ class Predictor:
                 out.append(_prediction(candidate.agent, guess, guess, log(10), "unknown"))
                 continue
             source: Source = "xgboost" if expert else "base" if facts.physical else "rank-1"
-            widths = expert.widths if expert else self.widths["base" if facts.physical else "rank-1"]
-            width = widths[min((g for g in GROUPS if g >= group), default=GROUPS[-1])]
-            if expert is None:
-                width *= OUTSIDE
+            width = self.half_width(source, group, expert)
             seconds = exp(facts.base + residual) / candidate.share
+            if candidate.record.slower > DISAGREE:
+                # slower than its probes say: its own past shards are believed, never a claim of being fast
+                source, seconds = "record", max(seconds, exp(facts.rank1) / candidate.share * candidate.record.slower)
             out.append(_prediction(candidate.agent, seconds, exp(facts.rank1) / candidate.share, width, source))
         return out
+
+    def half_width(self, source: str, group: int, expert: Expert | None = None) -> float:
+        """Half width in log space that holds for the worst of `group` contributors in `LEVEL` of the jobs."""
+        widths = expert.widths if expert else self.widths["base" if source == "base" else "rank-1"]
+        width = widths[min((g for g in GROUPS if g >= group), default=GROUPS[-1])]
+        return width if expert else OUTSIDE * width
+
+    def calibration(self) -> dict[str, Any]:
+        """What the intervals are: their level, for whom they hold, and fold widths by source and contributors.
+
+        A fold width of 1.5 means P10 = P50 / 1.5 and P90 = P50 x 1.5.
+        """
+        sources = {n: (w, OUTSIDE) for n, w in self.widths.items()} | {e.name: (e.widths, 1.0) for e in self.experts}
+        return {
+            "level": LEVEL,
+            "holds for": "the worst contributor of a job",
+            "fold width by contributors": {
+                name: {str(n): round(exp(outside * w), 3) for n, w in widths.items()}
+                for name, (widths, outside) in sources.items()
+            },
+        }
 
     def _residuals(self, known: Sequence[Facts | None]) -> list[tuple[Expert | None, float]]:
         out: list[tuple[Expert | None, float]] = [(None, 0.0)] * len(known)
@@ -165,17 +194,31 @@ class Predictor:
 
     def notes(self, job: JobFacts, predictions: Sequence[Prediction] = ()) -> list[str]:
         """What the client should know about how this job was predicted, in words."""
-        notes: list[str] = []
+        notes = [self.notice] if self.notice else []
         sources = {p.source for p in predictions} or {"rank-1"}
         if job.profile.kind == "cpu":
             notes.append(
                 "the reference is this machine's CPU, which has no tensor cores: predictions have no fp16 terms"
             )
+        elif not has_tensor_cores(job.profile):
+            notes.append("the reference device has no tensor cores: predictions have no fp16 terms")
         if sources & {"rank-1", "base"}:
             notes.append(
                 "nothing was learned yet from jobs like this one: predicted by "
                 + ("a physical model" if "base" in sources else "the rank-1 rule (time here x ratio of probe times)")
                 + f", with the interval widened {OUTSIDE:g}-fold"
+            )
+        for p in predictions:
+            if p.source == "record":
+                notes.append(
+                    f"{p.agent[:8]} is planned by its past shards: they took {p.seconds / p.base:.1f} times what its"
+                    " probes promise, so its probes are not believed"
+                )
+        if predictions:
+            n = len(predictions)
+            notes.append(
+                f"P10 to P90 of the speeds is calibrated for the worst of {n} contributor{'s' if n > 1 else ''}"
+                f" together, to hold in {LEVEL:.0%} of jobs"
             )
         return notes
 
@@ -203,6 +246,7 @@ class Predictor:
             "base": self.base.to_json() if self.base else None,
             "experts": experts,
             "widths": {name: _keys(w) for name, w in self.widths.items()},
+            "level": LEVEL,
             "files": files,
             "metadata": self.metadata,
         }
@@ -210,11 +254,18 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Raises Unavailable when files are missing, too large, changed, or of another schema."""
+        """Raises Unavailable when files are missing, too large, changed, of a newer version or of another schema."""
         try:
             document = json.loads(_read(folder / "metadata.json"))
+            if int(document["format"]) > FORMAT:
+                raise ValueError(f"a newer version made it (format {int(document['format'])}, this one reads {FORMAT})")
             if document["format"] != FORMAT or tuple(document["columns"]) != COLUMNS:
                 raise ValueError("it is of another format or has other columns")
+            if document["level"] != LEVEL:
+                raise ValueError("its intervals are of another level")
+            metadata = dict(document["metadata"])
+            if missing := [name for name in REQUIRED if name not in metadata]:
+                raise ValueError(f"its metadata does not say {', '.join(missing)}")
             experts = tuple(_expert(folder, raw, document["files"]) for raw in document["experts"])
             return cls(
                 name=str(document["name"]),
@@ -222,18 +273,29 @@ class Predictor:
                 base=Base.from_json(document["base"]) if document["base"] else None,
                 experts=experts,
                 widths={str(n): _numbers(document["widths"][n]) for n in ("rank-1", "base")},
-                metadata=dict(document["metadata"]),
+                metadata=metadata,
             )
-        except (OSError, ValueError, KeyError, TypeError, xgb.core.XGBoostError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, xgb.core.XGBoostError) as error:
             problem = error if isinstance(error, ValueError | OSError) else type(error).__name__
             raise Unavailable(
                 f"the predictor in {folder} cannot be loaded: {problem}. Fix: roll back to the version before it"
             ) from None
 
     @classmethod
-    def rank1(cls) -> Predictor:
-        """The mandatory baseline alone: nothing learned, the shipped predictor's rank-1 widths or 1.6-fold."""
-        return cls("rank-1", "0", None, (), {n: dict.fromkeys(GROUPS, log(1.6)) for n in ("rank-1", "base")})
+    def rank1(cls, notice: str = "") -> Predictor:
+        """The mandatory baseline alone, which needs no file: nothing learned, 1.6-fold widths (an assumption)."""
+        widths = {g: log(1.6) for g in GROUPS}
+        return cls("rank-1", "0", None, (), {"rank-1": widths, "base": widths}, notice=notice)
+
+
+def has_tensor_cores(profile: ReferenceProfile) -> bool:
+    """Does any probe of the reference run clearly faster in fp16? Unknown counts as no."""
+    times = {(p.name, p.precision): p.seconds for p in profile.probes}
+    return any(
+        times[name, "fp16"] < TENSOR_GAIN * seconds
+        for (name, precision), seconds in times.items()
+        if precision == "fp32" and (name, "fp16") in times
+    )
 
 
 def _prediction(agent: str, seconds: float, rank1: float, width: float, source: Source) -> Prediction:

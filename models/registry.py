@@ -4,7 +4,8 @@
     champion.json    {"version", "previous"}: written whole, then renamed into place
 
 Version 0 is the one that ships with the code and needs no folder. Loading checks hashes and schema, so a file that was
-cut short or swapped is refused; promotion is decided by the retraining flow, and can be taken back by one step.
+cut short, swapped or made by a newer version is refused, and the rank-1 rule plans in its place with a notice.
+Promotion is decided by the retraining flow, and can be taken back by one step.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from cloudlinkup.errors import Unavailable
 from models.predictor import SHIPPED, Predictor
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Registry:
             for version in filter(None, (champion.version, champion.previous)):
                 _check(version)
             return champion
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, Unavailable):
             raise Unavailable(f"{path} is not a champion pointer. Fix: delete it to go back to version 0") from None
 
     def versions(self) -> list[str]:
@@ -61,8 +66,15 @@ class Registry:
         return Predictor.load(SHIPPED if version == "0" else self.folder / version)
 
     def champion(self) -> Predictor:
-        """The predictor that plans. Raises Unavailable as `load`."""
-        return self.load(self.pointer.version)
+        """The predictor that plans. Never raises: where pointer or files cannot be used, the rank-1 rule with a notice.
+
+        The notice stands in every quote until the registry is mended, by a roll back or by deleting what is broken.
+        """
+        try:
+            return self.load(self.pointer.version)
+        except (Unavailable, OSError) as error:
+            log.warning("the predictor cannot be used; the rank-1 rule plans", why=str(error))
+            return Predictor.rank1(f"planned by the rank-1 rule alone, since {error}")
 
     def next_version(self) -> str:
         """A number that no version has."""

@@ -92,6 +92,8 @@ def read_window(frame: pd.DataFrame, champion: Predictor) -> Window:
     drop("duplicate", len(frame) - len(unique))
     seen: list[Seen] = []
     accepted = pd.DataFrame(unique[unique["outcome"] == "accepted"], columns=list(ATTEMPTS.columns))
+    later = [name for name in ("client", "evidence") if name not in unique]  # rows kept before these columns were
+    accepted[later] = ""
     drop("not accepted", len(unique) - len(accepted))
     bad = bad_rows(ATTEMPTS, accepted.astype({"score": "float64"})) if len(accepted) else set()
     drop("breaks the schema", len(bad))

@@ -15,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,7 @@ from models.predictor import GROUPS, LEARNED, PHYSICAL, SHIPPED, Expert, Predict
 from models.residual import fit
 from models.retrain import FOLDS, Seen, read_window, train_challenger
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 MOST_WORSE = -0.05  # of its base's error, on fixed probes
 
 
@@ -52,6 +55,7 @@ def train() -> Predictor:
         experts=(expert,) if earned else (),
         widths={name: job_widths(cases, name, GROUPS) for name in ("rank-1", "base")},
         metadata={
+            "git_commit": git_commit(),
             "data": {
                 "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (TIMES, GRAPHS)},
                 "rows": len(x),
@@ -71,9 +75,20 @@ def train() -> Predictor:
     return with_cpu(physical)
 
 
+def git_commit() -> str:
+    """The checkout's commit that it was trained from, or "unknown" outside of one."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
 def with_cpu(physical: Predictor) -> Predictor:
     """Adds the expert for shards on CPUs, if it is better than the rank-1 rule on left-out jobs with confidence."""
-    window = read_window(pd.read_csv(CPU_SHARDS, dtype={"version": str}), physical)
+    window = read_window(
+        pd.read_csv(CPU_SHARDS, dtype={"version": str}, keep_default_na=False, na_values={"score": [""]}), physical
+    )
     learned = train_challenger(physical, window.seen, physical.version, physical.metadata)
     base, xgboost = cross_validated(physical, window.seen)
     gain = paired_gain_by_job(window.seen, base, xgboost)

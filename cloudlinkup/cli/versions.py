@@ -32,7 +32,7 @@ def list_() -> None:
 
 
 def show(version: str | None = None, /) -> None:
-    """Where a version comes from: its data, its commit, its own figures.
+    """Where a version comes from: its data, its commit, its own figures, and how wide its intervals are.
 
     Parameters
     ----------
@@ -42,11 +42,26 @@ def show(version: str | None = None, /) -> None:
     registry = _registry()
     chosen = _known(registry, version or registry.pointer.version)
     found = registry.load(chosen)
-    document = {"version": found.version, "name": found.name, "metadata": found.metadata}
-    shown = json.dumps(found.metadata, indent=2, sort_keys=True)
-    terminal.result(
-        document, lambda console: console.print(f"{found.name} {found.version}\n{shown}", markup=False, soft_wrap=True)
-    )
+    calibration = found.calibration()
+    document = {
+        "version": found.version,
+        "name": found.name,
+        "metadata": found.metadata,
+        "calibration": calibration,
+    }
+
+    def text(console: Console) -> None:
+        console.print(f"{found.name} {found.version}", markup=False)
+        console.print(json.dumps(found.metadata, indent=2, sort_keys=True), markup=False, soft_wrap=True)
+        widths = calibration["fold width by contributors"]
+        counts = list(next(iter(widths.values())))
+        level, who = f"{calibration['level']:.0%}", calibration["holds for"]
+        table = Table("contributors of a job", *counts, title=f"P90 over P50, for {who} in {level} of jobs")
+        for source, row in widths.items():
+            table.add_row(source, *(f"{row[count]:.2f}x" for count in counts))
+        console.print(table)
+
+    terminal.result(document, text)
 
 
 def promote(version: str, /) -> None:

@@ -16,7 +16,7 @@ from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.wire.messages import Probe
 from models.base import BOTH, FP32_ONLY, Base, Timing, Work, learn_blp, learn_roofline
 from models.dataset import PROBES, all_probes, build_rows, learn_base, load_table
-from models.facts import Candidate, JobFacts
+from models.facts import Candidate, JobFacts, TrackRecord
 from models.features import NAMES, graph_features
 from models.leave_out import Case, job_widths, paired_gain
 from models.predictor import GROUPS, LEARNED, SHIPPED, Expert, Predictor, make_box, make_facts
@@ -25,6 +25,7 @@ from models.profile import profile_reference
 from models.residual import COLUMNS, fit
 
 Make = Callable[..., Candidate]
+META = {"data": "invented", "git_commit": "none", "metrics": {}}
 
 
 def trained(version: str = "7") -> Predictor:
@@ -35,7 +36,7 @@ def trained(version: str = "7") -> Predictor:
     residual = np.where(x[:, COLUMNS.index("log_kernels")] > 3, 0.3, -0.3)
     expert = Expert("test", fit(x, residual, np.ones(400), 20), make_box(x), dict.fromkeys(GROUPS, 0.2))
     shipped = Predictor.load(SHIPPED)
-    return Predictor(LEARNED, version, shipped.base, (expert,), shipped.widths, {"data": "invented"})
+    return Predictor(LEARNED, version, shipped.base, (expert,), shipped.widths, dict(META))
 
 
 # ---------------------------------------------------------------- predicting
@@ -110,16 +111,30 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path, job: JobFacts, ma
     again = Predictor.load(tmp_path / "p")
     candidates = [make_candidate(i, 1 + i / 4) for i in range(5)]
     assert again.predict(job, candidates) == predictor.predict(job, candidates)
-    assert (again.name, again.version, again.metadata) == (LEARNED, "7", {"data": "invented"})
+    assert (again.name, again.version, again.metadata) == (LEARNED, "7", dict(META))
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "columns", "missing", "outside", "huge", "not json", "widths"])
+DOCUMENTS: dict[str, Callable[[dict], object]] = {
+    "columns": lambda d: d["columns"].reverse(),
+    "outside": lambda d: d["experts"][0]["files"].__setitem__(0, "../p/test-0.ubj"),
+    "widths": lambda d: d["widths"]["rank-1"].__setitem__("1", -1),
+    "level": lambda d: d.__setitem__("level", 0.95),
+    "commit": lambda d: d["metadata"].pop("git_commit"),
+    "newer": lambda d: d.__setitem__("format", 2),
+}
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "huge", "not json", "list", *DOCUMENTS])
 def test_a_harmed_file_is_refused(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "p"
     trained().save(folder)
     booster, meta = folder / "test-0.ubj", folder / "metadata.json"
-    raw, document = bytearray(booster.read_bytes()), json.loads(meta.read_text())
-    if harm == "flip":
+    raw = bytearray(booster.read_bytes())
+    if harm in DOCUMENTS:
+        document = json.loads(meta.read_text())
+        DOCUMENTS[harm](document)
+        meta.write_text(json.dumps(document))
+    elif harm == "flip":
         raw[len(raw) // 2] ^= 1
         booster.write_bytes(raw)
     elif harm == "cut":
@@ -128,18 +143,53 @@ def test_a_harmed_file_is_refused(tmp_path: Path, harm: str) -> None:
         booster.unlink()
     elif harm == "huge":
         booster.write_bytes(b"0" * (9 * 2**20))
-    elif harm == "not json":
-        meta.write_text("{")
     else:
-        if harm == "columns":
-            document["columns"] = document["columns"][::-1]
-        elif harm == "outside":
-            document["experts"][0]["files"][0] = "../p/test-0.ubj"
-        else:
-            document["widths"]["rank-1"]["1"] = -1
-        meta.write_text(json.dumps(document))
-    with pytest.raises(Unavailable, match="cannot be loaded"):
+        meta.write_text("[]" if harm == "list" else "{")
+    words = {"newer": "a newer version made it", "commit": "does not say git_commit"}.get(harm, "cannot be loaded")
+    with pytest.raises(Unavailable, match=words):
         Predictor.load(folder)
+
+
+def test_intervals_are_those_that_the_calibration_shows(job: JobFacts, make_candidate: Make) -> None:
+    predictor = Predictor.load(SHIPPED)
+    shown = predictor.calibration()
+    assert shown["level"] == 0.8 and set(shown["fold width by contributors"]) == {"rank-1", "base", "cpu"}
+    for n, group in ((1, "1"), (3, "4"), (8, "8"), (20, "8")):
+        found = predictor.predict(job, [make_candidate(i) for i in range(n)])
+        fold = shown["fold width by contributors"]["rank-1"][group]
+        assert all(p.high / p.seconds == pytest.approx(fold, abs=1e-3) for p in found)
+        assert f"worst of {n} contributor" in " ".join(predictor.notes(job, found))
+
+
+def test_a_contributor_that_was_slower_than_its_probes_promise_is_planned_by_its_record(
+    job: JobFacts, make_candidate: Make
+) -> None:
+    predictor = Predictor.load(SHIPPED)
+    honest, boaster, jittery = (
+        make_candidate(i, scale, record=TrackRecord(slower=slower))
+        for i, (scale, slower) in enumerate([(1.0, 1.0), (0.2, 5.0), (1.0, 2.9)])
+    )
+    plain, found, kept = predictor.predict(job, [honest, boaster, jittery])
+    assert (plain.source, found.source, kept.source) == ("rank-1", "record", "rank-1")
+    assert found.seconds == pytest.approx(plain.seconds) and found.base == pytest.approx(plain.seconds / 5)
+    assert kept.seconds == plain.seconds
+    words = " ".join(predictor.notes(job, [plain, found]))
+    assert "agent-1 is planned by its past shards: they took 5.0 times" in words and "agent-0 is" not in words
+
+
+def test_a_reference_without_tensor_cores_is_named(job: JobFacts) -> None:
+    def cuda(gain: float) -> JobFacts:
+        probes = tuple(
+            Probe(name=n, precision=p, seconds=1e-3 * (gain if p == "fp16" else 1), spread=0.1)
+            for n in CUDA_PROBES
+            for p in ("fp32", "fp16")
+        )
+        return job.model_copy(update={"profile": job.profile.model_copy(update={"kind": "cuda", "probes": probes})})
+
+    predictor = Predictor.load(SHIPPED)
+    assert "no tensor cores" in " ".join(predictor.notes(cuda(1.0)))
+    assert "no tensor cores" not in " ".join(predictor.notes(cuda(0.5)))
+    assert "no tensor cores" in " ".join(predictor.notes(job))
 
 
 def test_the_shipped_predictor_is_what_its_data_gives() -> None:

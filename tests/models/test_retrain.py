@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from cloudlinkup.errors import Unavailable
+from models.facts import JobFacts
 from models.predictor import LEARNED, SHIPPED, Predictor
 from models.registry import Registry
 from models.retrain import Verdict, Window, judge, read_window, split, too_little, train_challenger
@@ -160,4 +162,35 @@ def test_a_version_is_never_changed_and_a_broken_one_never_plans(tmp_path: Path)
             registry.load(strange)
     (registry.folder / "champion.json").write_text('{"version": "../../etc", "previous": null}')
     with pytest.raises(Unavailable):
-        registry.champion()
+        _ = registry.pointer
+
+
+@pytest.mark.parametrize("harm", ["pointer", "cut", "newer", "gone", "folder"])
+def test_where_the_champion_cannot_be_used_the_rank1_rule_plans_and_says_so(
+    tmp_path: Path, harm: str, job: JobFacts
+) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.add(versioned("1"))
+    registry.promote("1")
+    registry.add(versioned("2"))
+    registry.promote("2")
+    meta, pointer = registry.folder / "2" / "metadata.json", registry.folder / "champion.json"
+    if harm == "pointer":
+        pointer.write_text("not json")
+    elif harm == "cut":
+        meta.write_text(meta.read_text()[:100])
+    elif harm == "newer":
+        meta.write_text(meta.read_text().replace('"format": 1', '"format": 99'))
+    elif harm == "gone":
+        shutil.rmtree(meta.parent)
+    else:
+        pointer.unlink()
+        pointer.mkdir()
+    found = registry.champion()
+    assert (found.name, found.version) == ("rank-1", "0")
+    first = found.notes(job)[0]
+    assert "rank-1 rule alone" in first and "Fix: " in first
+    assert ("newer version" in first) == (harm == "newer")
+    if harm not in ("pointer", "folder"):  # one step back, and a version that can be used plans again
+        registry.rollback()
+        assert registry.champion().version == "1" and not registry.champion().notice
