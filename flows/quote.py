@@ -6,18 +6,25 @@ A plain coroutine rather than a Prefect flow: a person waits for it, and a run o
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from cloudlinkup.cluster.dispatch import Cluster
+from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
 from cloudlinkup.ledger.escrow import Ledger
-from cloudlinkup.types import JobSpec
-from models.quote import Quote
+from cloudlinkup.types import JobSpec, parse_tokens
+from models.quote import Quote, requote
+from models.reasons import Goal
+from models.registry import Registry
 from tasks.peers import verified
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
 
 
-async def quote_job(job: JobSpec) -> Quote:
+async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = None) -> Quote:
     """What `job` would take and cost with the contributors that are connected now.
+
+    `goal`: see `models.quote`; "both" is what submitting it gets. `own_hourly`: tokens that an hour of the client's own
+    machine costs it.
 
     Raises BadInput (data, model, budget, deadline), NoContributors, Unavailable.
     """
@@ -35,13 +42,38 @@ async def quote_job(job: JobSpec) -> Quote:
             genesis=await ledger.genesis(),
             allow=job.contributors.allow,
         )
-        config = await ledger.config()
+        config, decimals = await ledger.config(), await ledger.mint_decimals(settings.mint_key)
         bounds = limits(
             job,
             now=await ledger.now(),
             fee_bps=config.fee_bps,
-            decimals=await ledger.mint_decimals(settings.mint_key),
+            decimals=decimals,
             reference=reference,
         )
-        found = await candidates(peers.values(), settings.home)
-    return await asyncio.to_thread(make_quote, facts, found, bounds, settings.home)
+        if own_hourly is not None:
+            bounds = bounds.model_copy(update={"own_hourly": parse_tokens(own_hourly, decimals, "--own-hourly")})
+        found = await candidates(peers.values(), settings.home, settings.owner or "")
+    return await asyncio.to_thread(make_quote, facts, found, bounds, settings.home, goal)
+
+
+def replay_quote(path: Path) -> Quote:
+    """The quote that a job's quote.json holds, computed again from the inputs in it, with the predictor it names.
+
+    Raises BadInput when the file holds none or the result differs, Unavailable when this home lacks its predictor.
+    """
+    try:
+        kept = Quote.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise BadInput("quote", str(path), "holds no quote", "give a job's quote.json") from None
+    registry = Registry(Settings.load().home.root / "models")
+    try:
+        again = requote(kept, registry.load(kept.version))
+    except ValueError as error:
+        raise BadInput(
+            "quote", kept.version, f"its predictor is not here: {error}", "use the home it was made in"
+        ) from None
+    if again != kept:
+        raise BadInput(
+            "quote", str(path), "its inputs give another quote", "it was changed, or made by another version"
+        )
+    return again

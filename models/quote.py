@@ -106,16 +106,19 @@ def audit_segments(plan: JobPlan) -> float:
     return min(plan.total_steps / plan.segment_steps, seats * (plan.rounds * (1 + last) + 1 + (1 - last)))
 
 
-def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures:
-    """Time and cost of a plan. Its seconds are infinite where its contributors' hours end before the work does."""
+def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures | None:
+    """Time and cost of a plan; None where its contributors' hours end before the work does, at the P90."""
     opened = audit_segments(plan)
     audit = opened * plan.segment_steps * job.profile.step_seconds(job.batch)
     fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit
     steps_cost = plan.total_steps * plan.price
+    p50, p90 = (fixed + _training(plan, chosen, fixed, high=high) for high in (False, True))
+    if p90 == inf:
+        return None
     return Figures(
         contributors=len(plan.seats),
-        seconds_p50=fixed + _training(plan, chosen, fixed, high=False),
-        seconds_p90=fixed + _training(plan, chosen, fixed, high=True),
+        seconds_p50=p50,
+        seconds_p90=p90,
         cost=with_fee(steps_cost, limits.fee_bps),
         hard_cap=with_fee(steps_cost + stranded_steps(plan) * plan.price, limits.fee_bps),
         audit_seconds=audit,
@@ -139,13 +142,16 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
     chosen = selection.chosen
     groups = [chosen[:k] for k in range(len(chosen), 0, -1)]
     groups += [tuple(r for r in chosen if r.ask <= most) for most in sorted({r.ask for r in chosen}, reverse=True)]
-    found: dict[tuple[str, ...], Option] = {}
+    found: list[Option] = []
+    seen: set[frozenset[str]] = set()
     for group in groups:
-        key = tuple(sorted(r.candidate.agent for r in group))
-        if key not in found:
-            plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version)
-            found[key] = (plan, figures(plan, group, inputs.job, inputs.limits), group)
-    return list(found.values())
+        if (key := frozenset(r.candidate.agent for r in group)) in seen:
+            continue
+        seen.add(key)
+        plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version)
+        if (numbers := figures(plan, group, inputs.job, inputs.limits)) is not None:
+            found.append((plan, numbers, group))
+    return found
 
 
 def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
@@ -204,7 +210,7 @@ def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Qu
 
 
 def _choose(found: Sequence[Option], goal: Goal, limits: Limits) -> Option:
-    possible = [option for option in found if option[1].seconds_p90 < inf]
+    possible = list(found)
     if not possible:
         raise BadInput(
             "deadline",
@@ -246,6 +252,6 @@ def frontier(found: Sequence[Figures]) -> tuple[Figures, ...]:
     """Those than which no other is both faster (P90) and cheaper, fastest first."""
     kept: list[Figures] = []
     for f in sorted(found, key=lambda f: (f.seconds_p90, f.cost, f.hard_cap)):
-        if f.seconds_p90 < inf and (not kept or f.cost < kept[-1].cost):
+        if not kept or f.cost < kept[-1].cost:
             kept.append(f)
     return tuple(kept)

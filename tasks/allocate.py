@@ -54,7 +54,7 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
         decimals=run.decimals,
         reference=facts.profile,
     )
-    found = await candidates(peers.values(), run.settings.home)
+    found = await candidates(peers.values(), run.settings.home, str(run.owner))
     quote = await asyncio.to_thread(make_quote, facts, found, bounds, run.settings.home)
     run.write("quote.json", quote.model_dump_json().encode())
     return quote

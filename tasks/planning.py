@@ -11,17 +11,20 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from cloudlinkup.agent.checks import memory_needed
 from cloudlinkup.agent.hardware import describe
 from cloudlinkup.agent.probes import measure_or_cached
 from cloudlinkup.home import Home, Settings
 from cloudlinkup.tables.prepare import Prepared, prepare
 from cloudlinkup.tables.read import read_table
+from cloudlinkup.training.architectures import parameter_count
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.facts import Candidate, JobFacts, Limits, ReferenceProfile
 from models.features import graph_features
 from models.profile import profile_reference
 from models.quote import Quote, QuoteInputs, quote_job
+from models.reasons import Goal
 from models.registry import Registry
 from models.schemas import check_table
 from models.telemetry import Telemetry
@@ -59,6 +62,8 @@ def job_facts(job: JobSpec, data: Prepared, reference: ReferenceProfile, home: H
         samples=job.train.samples,
         batch=job.train.batch,
         profile=reference,
+        # the whole table: a contributor may be left alone with it
+        memory=memory_needed(data.spec, parameter_count(data.spec), data.features.nbytes + data.targets.nbytes),
     )
 
 
@@ -75,13 +80,13 @@ def traced(spec: TrainingSpec, home: Home) -> dict[str, float]:
     return features
 
 
-async def candidates(peers: Iterable[Peer], home: Home) -> tuple[Candidate, ...]:
-    """Connected contributors with their track records; they are remembered as seen."""
+async def candidates(peers: Iterable[Peer], home: Home, client: str = "") -> tuple[Candidate, ...]:
+    """Connected contributors with their track records as `client` may count them; they are remembered as seen."""
     telemetry = Telemetry(home.telemetry_db)
     found: list[Candidate] = []
     for peer in peers:
         await telemetry.record_contributor(peer.hello, peer.wallet)
-        found.append(Candidate.from_hello(peer.hello, peer.wallet, await telemetry.track_record(peer.agent)))
+        found.append(Candidate.from_hello(peer.hello, peer.wallet, await telemetry.track_record(peer.agent, client)))
     return tuple(found)
 
 
@@ -98,6 +103,7 @@ def limits(job: JobSpec, *, now: float, fee_bps: int, decimals: int, reference: 
     )
 
 
-def make_quote(facts: JobFacts, found: tuple[Candidate, ...], bounds: Limits, home: Home) -> Quote:
+def make_quote(facts: JobFacts, found: tuple[Candidate, ...], bounds: Limits, home: Home, goal: Goal = "both") -> Quote:
     """The champion predictor's quote. Raises BadInput (budget, deadline) and NoContributors."""
-    return quote_job(QuoteInputs(job=facts, candidates=found, limits=bounds), Registry(home.root / "models").champion())
+    inputs = QuoteInputs(job=facts, candidates=found, limits=bounds, goal=goal)
+    return quote_job(inputs, Registry(home.root / "models").champion())

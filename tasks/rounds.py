@@ -149,7 +149,7 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
     if not fresh:
         return
     facts, config = stored_facts(run), await run.ledger.config()
-    found = await candidates(fresh, run.settings.home)
+    found = await candidates(fresh, run.settings.home, str(run.owner))
     predictions = Registry(run.settings.home.root / "models").champion().predict(facts, found)
     bounds = limits(
         run.job, now=await run.ledger.now(), fee_bps=config.fee_bps, decimals=run.decimals, reference=facts.profile

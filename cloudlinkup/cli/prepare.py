@@ -7,15 +7,17 @@ import importlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
+from rich.table import Table
 
 from cloudlinkup.cli.jobs import read_job
 from cloudlinkup.cli.stack import require_checkout
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import BadInput
-from cloudlinkup.types import CAPS, JobSpec, format_tokens, parse_job
+from cloudlinkup.types import CAPS, format_tokens, parse_job
 
 EPOCHS = 40  # of the table, in the job that `init` writes
 MOST_SAMPLES = 2_000_000  # in the job that `init` writes
@@ -95,35 +97,83 @@ def describe_table(data: Path, label: str) -> dict[str, Any]:
     }
 
 
-def quote(job: Path, /) -> None:
+GOALS = ("deadline", "budget", "cheapest")
+
+
+def quote(
+    job: Path | None = None,
+    /,
+    *,
+    for_: Annotated[str | None, Parameter(name="--for")] = None,
+    own_hourly: str | None = None,
+    replay: Path | None = None,
+) -> None:
     """What a job would take and cost with the contributors that are connected now. Locks nothing, needs no wallet.
 
     Parameters
     ----------
     job
         A job.json, as `cloudlinkup init` writes it.
+    for_
+        deadline: the cheapest that keeps the deadline. budget: the fastest that keeps the budget. cheapest: the least
+        money. By default what submitting the job gets: the most contributors within both.
+    own_hourly
+        Tokens that an hour of your own machine costs you: then the quote says when that is cheaper.
+    replay
+        A job's quote.json instead of a job: computes the quote again from the inputs in it, and checks that it agrees.
     """
     require_checkout()
-    spec = read_job(job)
-    document = asyncio.run(_quote(spec))
-
-    def show(console: Console) -> None:
-        def tokens(name: str) -> str:
-            return format_tokens(int(document[name]), document["decimals"])
-
-        console.print(f"{document['seconds_p50']:.1f} s (P50), {document['seconds_p90']:.1f} s (P90)")
-        console.print(f"{tokens('cost_p50')} (P50), {tokens('cost_p90')} (P90), never more than {tokens('hard_cap')}")
-        console.print(f"One machine like this: {document['single_machine_seconds']:.1f} s. {document['advice'] or ''}")
-        console.print(f"placed by {document['predictor']} {document['version']}")
-        for text in (*document["reasons"], *document["notes"]):
-            console.print(f"- {text}", soft_wrap=True)
-
-    terminal.result(document, show)
+    if for_ is not None and for_ not in GOALS:
+        raise BadInput("--for", for_, "unknown", f"use one of {', '.join(GOALS)}")
+    if (job is None) == (replay is None):
+        raise BadInput("job", str(job), "give a job.json, or --replay with a quote.json", "give one of the two")
+    flow = importlib.import_module("flows.quote")  # named, not imported: the wheel has no planner
+    if replay is not None:
+        document = _as_document(flow.replay_quote(replay))
+    else:
+        assert job is not None
+        document = _as_document(asyncio.run(flow.quote_job(read_job(job), for_ or "both", own_hourly)))
+    terminal.result(document, lambda console: show_quote(console, document))
 
 
-async def _quote(spec: JobSpec) -> dict[str, Any]:
-    """A Quote as a document, amounts as text of base units. The planner is named, not imported: the wheel has none."""
-    found = await importlib.import_module("flows.quote").quote_job(spec)
+AMOUNTS = ("cost_p50", "cost_p90", "hard_cap", "price_per_step")
+
+
+def _as_document(found: Any) -> dict[str, Any]:
+    """A Quote as a document, amounts as text of base units."""
     document = found.model_dump(mode="json")
-    amounts = {name: str(document[name]) for name in ("cost_p50", "cost_p90", "hard_cap", "price_per_step")}
-    return {**document, **amounts, "decimals": found.inputs.limits.decimals}
+    amounts = {name: str(document[name]) for name in AMOUNTS}
+    cost = None if document["audit_cost"] is None else str(document["audit_cost"])
+    options = [{**option, **{k: str(option[k]) for k in ("cost", "hard_cap")}} for option in document["options"]]
+    more = {"audit_cost": cost, "options": options, "decimals": found.inputs.limits.decimals}
+    return {**document, **amounts, **more}
+
+
+def show_quote(console: Console, document: dict[str, Any]) -> None:
+    """`document`: as `quote --json` prints it."""
+
+    def tokens(amount: str) -> str:
+        return format_tokens(int(amount), document["decimals"])
+
+    console.print(f"{document['seconds_p50']:.1f} s (P50), {document['seconds_p90']:.1f} s (P90)")
+    console.print(
+        f"{tokens(document['cost_p50'])} (P50), {tokens(document['cost_p90'])} (P90), "
+        f"never more than {tokens(document['hard_cap'])}"
+    )
+    console.print(f"One machine like this: {document['single_machine_seconds']:.1f} s. {document['advice'] or ''}")
+    audit = "" if document["audit_cost"] is None else f", which costs {tokens(document['audit_cost'])}"
+    console.print(
+        f"The audit: {document['audit_seconds']:.1f} s of this machine{audit}, {document['audit_bytes'] / 1e6:.1f} MB. "
+        f"{document['plaintext_readers']} contributors would read rows in plaintext.",
+        soft_wrap=True,
+    )
+    console.print(f"{document['bottleneck']}.", soft_wrap=True)
+    console.print(f"placed by {document['predictor']} {document['version']}")
+    if len(document["options"]) > 1:
+        table = Table("contributors", "P50", "P90", "cost", "at most", title="The choice, fastest first")
+        for option in document["options"]:
+            times = (f"{option['seconds_p50']:.1f} s", f"{option['seconds_p90']:.1f} s")
+            table.add_row(str(option["contributors"]), *times, tokens(option["cost"]), tokens(option["hard_cap"]))
+        console.print(table)
+    for text in (*document["reasons"], *document["notes"]):
+        console.print(f"- {text}", soft_wrap=True)

@@ -1,0 +1,182 @@
+"""The quote for what a client wants, its reasons in words, its audit, its hours and reserves, and that it can be had
+again from what it stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloudlinkup.errors import BadInput, NoContributors
+from cloudlinkup.types import U64_MAX
+from flows.quote import replay_quote
+from models.facts import Candidate, JobFacts, Limits
+from models.predictor import Predictor
+from models.quote import Quote, QuoteInputs, audit_segments, quote_job, requote
+from models.reasons import Goal
+from models.registry import Registry
+
+Make = Callable[..., Candidate]
+HOUR = 3_600_000  # base units: 3.6 tokens
+
+
+def ask(job: JobFacts, limits: Limits, candidates: list[Candidate], goal: Goal = "both") -> Quote:
+    return quote_job(QuoteInputs(job=job, candidates=tuple(candidates), limits=limits, goal=goal), Predictor.rank1())
+
+
+@pytest.fixture
+def heavy(job: JobFacts) -> JobFacts:
+    """A step of 3.2 s: a job of an hour on one machine."""
+    return job.model_copy(update={"profile": job.profile.model_copy(update={"per_sample": 0.1})})
+
+
+@pytest.fixture
+def market(make_candidate: Make) -> list[Candidate]:
+    """Two cheap slow ones, two dear fast ones: per step 2.88 and 3.2 at full price differ by what they ask."""
+    return [
+        make_candidate(0, 2.0, ask=HOUR // 4),
+        make_candidate(1, 2.0, ask=HOUR // 4),
+        make_candidate(2, 1.0, ask=HOUR),
+        make_candidate(3, 1.0, ask=HOUR),
+    ]
+
+
+def test_each_goal_gets_its_best(heavy: JobFacts, limits: Limits, market: list[Candidate]) -> None:
+    cheap, fast = (ask(heavy, limits, market, goal) for goal in ("cheapest", "budget"))
+    assert len(cheap.plan.seats) == 2 and len(fast.plan.seats) == 4
+    assert cheap.cost_p50 < fast.cost_p50 and cheap.seconds_p90 > fast.seconds_p90
+    assert [f.contributors for f in cheap.options] == [4, 2]  # the frontier: fastest first, each next one cheaper
+
+    between = limits.model_copy(update={"deadline_seconds": (cheap.seconds_p90 + fast.seconds_p90) / 2})
+    kept = ask(heavy, between, market, "deadline")
+    assert kept.seconds_p90 <= between.deadline_seconds and kept.cost_p50 == fast.cost_p50
+    assert (
+        ask(heavy, limits, market, "deadline").cost_p50 == cheap.cost_p50
+    )  # where there is time, the cheap ones do it
+
+    poor = limits.model_copy(update={"budget": cheap.hard_cap})
+    assert ask(heavy, poor, market, "budget").plan == cheap.plan
+    assert ask(heavy, poor, market).plan == cheap.plan  # what a submitted job gets fits both too
+
+
+def test_a_goal_says_what_to_write_into_the_job(heavy: JobFacts, limits: Limits, market: list[Candidate]) -> None:
+    tight = limits.model_copy(update={"budget": 1, "deadline_seconds": 1.0})
+    notes = ask(heavy, tight, market, "cheapest").notes
+    assert any("a budget of at least" in n for n in notes) and any("a deadline of at least" in n for n in notes)
+    with pytest.raises(BadInput, match="deadline"):
+        ask(heavy, tight, market, "deadline")
+    with pytest.raises(BadInput, match="budget"):
+        ask(heavy, tight, market, "budget")
+
+
+def test_reserves_are_taken_only_where_the_budget_needs_them(
+    heavy: JobFacts, limits: Limits, make_candidate: Make
+) -> None:
+    flexible = [make_candidate(0, ask=HOUR, reserve=HOUR // 2), make_candidate(1, ask=HOUR, reserve=HOUR // 2)]
+    full = ask(heavy, limits, flexible)
+    assert not full.at_reserve
+    less = ask(heavy, limits.model_copy(update={"budget": full.hard_cap * 3 // 4}), flexible)
+    assert less.at_reserve and less.price_per_step * 2 == pytest.approx(full.price_per_step, rel=0.01)
+    assert any("reserves" in n for n in less.notes)
+    with pytest.raises(BadInput, match="budget"):
+        ask(heavy, limits.model_copy(update={"budget": full.hard_cap // 4}), flexible)
+    with pytest.raises(BadInput, match="budget"):
+        firm = [c.model_copy(update={"reserve": None}) for c in flexible]
+        ask(heavy, limits.model_copy(update={"budget": full.hard_cap * 3 // 4}), firm)
+
+
+def test_the_audit_is_part_of_the_time_and_has_its_own_figures(
+    heavy: JobFacts, limits: Limits, market: list[Candidate]
+) -> None:
+    quote = ask(heavy, limits, market)
+    step = heavy.profile.step_seconds(heavy.batch)
+    assert quote.audit_seconds == pytest.approx(audit_segments(quote.plan) * quote.plan.segment_steps * step)
+    assert quote.audit_seconds <= heavy.steps * step and quote.audit_cost is None
+    assert quote.audit_bytes == int(audit_segments(quote.plan) * 24 * heavy.features["parameters"]) > 0
+    fixed = limits.setup_seconds + quote.plan.rounds * limits.round_seconds + quote.audit_seconds
+    rate = sum(1 / s.prediction.seconds for s in quote.plan.seats)
+    assert quote.seconds_p50 == pytest.approx(fixed + quote.plan.total_steps / rate)
+    priced = ask(heavy, limits.model_copy(update={"own_hourly": HOUR}), market)
+    assert priced.audit_cost == round(HOUR * quote.audit_seconds / 3600)
+
+
+def test_hours_bound_what_a_contributor_can_do(heavy: JobFacts, limits: Limits, make_candidate: Make) -> None:
+    always = [make_candidate(0), make_candidate(1)]
+    whole = ask(heavy, limits, always)
+    partly = [always[0], make_candidate(1, open_seconds=whole.seconds_p50 / 2)]
+    shorter = ask(heavy, limits, partly)
+    alone = ask(heavy, limits, always[:1])
+    assert whole.seconds_p50 < shorter.seconds_p50 < alone.seconds_p50
+    assert "agent-1" in shorter.bottleneck and "hours" in shorter.bottleneck
+    with pytest.raises(BadInput, match="hours end"):
+        ask(heavy, limits, [make_candidate(0, open_seconds=60.0)])
+
+
+def test_the_bottleneck_is_named_with_its_reason(
+    heavy: JobFacts, job: JobFacts, limits: Limits, make_candidate: Make
+) -> None:
+    needy = heavy.model_copy(update={"memory": 2**30})
+    small = make_candidate(1, 0.1, memory=2**29)
+    found = ask(needy, limits, [make_candidate(0, memory=2**31), small]).bottleneck
+    assert found.startswith("agent-1 is the bottleneck: memory") and "1.0 GiB" in found
+    one, other = make_candidate(0, 0.2), make_candidate(1, 2.0)
+    assert ask(heavy, limits, [one, other]).bottleneck.startswith("agent-0 is the bottleneck: speed")
+    assert "rounds are the bottleneck" in ask(job, limits, [one, other]).bottleneck
+    few = limits.model_copy(update={"max_contributors": 1})
+    many = [make_candidate(i, 1.0) for i in range(8)]
+    assert "number of places" in ask(heavy, few, many).bottleneck
+
+
+def test_a_stored_quote_is_had_again(
+    heavy: JobFacts,
+    limits: Limits,
+    market: list[Candidate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLOUDLINKUP_HOME", str(tmp_path))
+    shipped = Registry(tmp_path / "models").champion()
+    inputs = QuoteInputs(job=heavy, candidates=tuple(market), limits=limits, goal="deadline")
+    quote, path = quote_job(inputs, shipped), tmp_path / "quote.json"
+    path.write_text(quote.model_dump_json())
+    assert replay_quote(path) == quote
+    document = json.loads(path.read_text())
+    document["cost_p50"] -= 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadInput, match="another quote"):
+        replay_quote(path)
+    path.write_text("{}")
+    with pytest.raises(BadInput, match="holds no quote"):
+        replay_quote(path)
+    with pytest.raises(ValueError, match="made with"):
+        requote(quote.model_copy(update={"version": "77"}), shipped)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_nobody_with_enough_memory_says_how_much_is_needed(job: JobFacts, limits: Limits, make_candidate: Make) -> None:
+    needy = job.model_copy(update={"memory": 3 * 2**30})
+    with pytest.raises(NoContributors, match=r"needs 3\.0 GiB, the most that one offers is 1\.0 GiB. Fix"):
+        ask(needy, limits, [make_candidate(0, memory=2**30), make_candidate(1, memory=1)])
+
+
+@pytest.mark.parametrize("left", [0.0, -5.0, -1e12, 1.0])
+def test_a_deadline_that_nobody_can_meet(left: float, job: JobFacts, limits: Limits, make_candidate: Make) -> None:
+    """Negative too: the chain's clock may be ahead of the client's."""
+    with pytest.raises(BadInput, match="90% confidence") as caught:
+        ask(job, limits.model_copy(update={"deadline_seconds": left}), [make_candidate(0)])
+    assert caught.value.field == "deadline" and "allow at least" in caught.value.fix
+
+
+def test_prices_of_nothing_and_beyond_u64(job: JobFacts, limits: Limits, make_candidate: Make) -> None:
+    free = ask(job, limits, [make_candidate(0, ask=0)])
+    assert free.price_per_step == 1  # the least the chain can pay: never nothing for something
+    with pytest.raises(NoContributors, match="more than a token account can hold"):
+        ask(job, limits, [make_candidate(0, 4e6, ask=U64_MAX)])
+    dear = make_candidate(0, ask=U64_MAX, ask_per="step")
+    with pytest.raises(BadInput, match="no token account can hold") as caught:
+        ask(job, limits.model_copy(update={"budget": U64_MAX}), [dear])
+    assert caught.value.field == "budget"
