@@ -28,8 +28,8 @@ SLOWDOWN = 4  # and room for a job that takes this many times its P90
 async def escrow_lock(run: Run) -> None:
     """Locks the budget and writes the seats.
 
-    Raises BadInput when the deadline passed meanwhile, ProgramError (6021 InsufficientFunds, 6018-6020 allowance) by
-    the program's own words.
+    Raises BadInput when the deadline passed meanwhile or deposit and approval do not cover the budget, ProgramError by
+    the program's own words when that changed in the last moment.
     """
     with run.timed("lock"):
         if run.state.terms is None:
@@ -98,14 +98,7 @@ async def _terms(run: Run) -> Terms:
     job_id = uuid7(now)
     budget = parse_tokens(run.job.budget, run.decimals)
     client = client_address(run.owner, run.mint, run.program)
-    held = await run.ledger.free_balance(run.owner, run.mint)
-    if held < budget:
-        raise BadInput(
-            "budget",
-            run.job.budget,
-            f"the account holds {format_tokens(held, run.decimals)}",
-            "deposit more, or lower the budget",
-        )
+    await check_limits(run, budget, now)
     return Terms(
         job_id=job_id.hex(),
         account=str(job_address(client, job_id, run.program)),
@@ -116,6 +109,32 @@ async def _terms(run: Run) -> Terms:
         fee_bps=config.fee_bps,
         bond=bond,
     )
+
+
+async def check_limits(run: Run, budget: int, now: int) -> None:
+    """Raises BadInput where the owner's deposit or approval does not cover a budget of so many base units. The program
+    would refuse it too; here it is the client's input, which no retry can heal."""
+    approve = "let the owner approve it with `cloudlinkup account operator`"
+    client = await run.ledger.client(run.owner, run.mint)
+    if client is None:
+        raise BadInput("owner", str(run.owner), "has no account for this token", "`cloudlinkup account open`")
+    held = await run.ledger.free_balance(run.owner, run.mint)
+    if held < budget:
+        shown = format_tokens(held, run.decimals)
+        raise BadInput("budget", run.job.budget, f"the account holds {shown}", "deposit more, or lower the budget")
+    if run.operator.public == client.owner:
+        return
+    for role, key, approved in (
+        ("operator", run.operator.public, client.operator),
+        ("verifier", run.verifier.public, client.verifier),
+    ):
+        if key != approved:
+            raise BadInput(role, str(key), "not approved by the account's owner", approve)
+    if now >= client.allowance_expires:
+        raise BadInput("operator", str(run.operator.public), "the owner's approval has expired", approve)
+    if budget > (most := min(client.max_per_job, client.allowance_left)):
+        problem = f"the spending limit allows {format_tokens(most, run.decimals)}"
+        raise BadInput("budget", run.job.budget, problem, "lower the budget, or raise the limit: " + approve)
 
 
 def dispute_window(wanted: int, least: int) -> int:
