@@ -1,7 +1,7 @@
 # The project's few commands. Each prepares .venv itself, and that is instant when nothing changed.
 #
 #   make demo    the whole loop on this machine: four contributors, a real job, a receipt
-#   make test    every test
+#   make test    every test, in two processes
 #   make lint    ruff and pyright
 #   make lock    pin the versions of pyproject.toml again, into requirements.lock
 #   make clean   remove .venv, caches and the local state in .cloudlinkup
@@ -27,7 +27,7 @@ demo: $(READY)
 	@$(BIN)/cloudlinkup demo
 
 test: $(READY)
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parent.parent
 POOL = "local"
 TYPE = "process"
-SERVER_DEADLINE = 90.0  # seconds: the first start migrates a new database
+SERVER_DEADLINE = 300.0  # seconds: the first start migrates a new database, and machines may be busy
 
 TEMPLATE: dict[str, Any] = {
     "job_configuration": {

@@ -133,7 +133,7 @@ def prefect_server(home: Home, base: int) -> Child:
     argv = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     argv += ["--host", "127.0.0.1", "--port", port, "--log-level", "warning", "--timeout-graceful-shutdown", "2"]
     env = {**_prefect_environment(home, base), "PREFECT__SERVER_FINAL": "1"}
-    return Child("prefect-server", argv, env, CHECKOUT, home.logs / "prefect-server.log", healthy, deadline=90)
+    return Child("prefect-server", argv, env, CHECKOUT, home.logs / "prefect-server.log", healthy, deadline=300)
 
 
 def prefect_worker(home: Home, base: int) -> Child:

@@ -3,6 +3,7 @@
 `localnet` is one chain for the whole session, with the escrow program when `programs/escrow.so` has been built.
 A test that kills, restarts or warps far should start its own with `start_localnet`.
 `local_stack` is what `cloudlinkup up` starts, once for the session, in a home of its own.
+With several test processes (`make test` has two) a file stays in one of them, and so do all that use `local_stack`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ from cloudlinkup.home import PORTS, PROGRAM_ID, ROLES, Home
 
 ROOT = Path(__file__).resolve().parent.parent
 ESCROW = ROOT / "programs" / "escrow.so"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What each test process gets: a file at a time; all tests of the local stack together, and first."""
+
+    def on_the_stack(item: pytest.Item) -> bool:
+        return "local_stack" in getattr(item, "fixturenames", ())
+
+    for item in items:
+        if on_the_stack(item) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))  # the first one starts the stack
+        item.add_marker(pytest.mark.xdist_group("stack" if on_the_stack(item) else str(item.path)))
+    items.sort(key=lambda item: not on_the_stack(item))
 
 
 def free_port() -> int:
@@ -91,14 +105,14 @@ class Localnet:
         """kill -9."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -221,7 +235,7 @@ class LocalStack:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLOUDLINKUP_", "PREFECT_"))}
         return {**kept, "CLOUDLINKUP_HOME": str(self.home.root)}
 
-    def call(self, *words: str, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "cloudlinkup", *words]
         return subprocess.run(
             argv, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False

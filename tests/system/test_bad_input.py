@@ -21,7 +21,7 @@ from tests.system.site import wait_for
 if TYPE_CHECKING:
     from tests.system.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SEEN_AT_ONCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown field": ({"surprise": 1}, "surprise", "remove it"),

@@ -29,7 +29,7 @@ from cloudlinkup.tables.prepare import Prepared
 if TYPE_CHECKING:
     from tests.system.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 WORD, NUMBER, CELL = "canary-7c1f0f5b-word", 27182818.28459, "canary-e9d2f6a4-cell"
 PRIVATE = ("keys", "jobs", "contributors", "tls")  # folders of the home that may hold them, for its owner alone

@@ -17,7 +17,7 @@ from tests.system.site import wait_for
 if TYPE_CHECKING:
     from tests.system.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 NAME = "direct-test"
 

@@ -25,7 +25,7 @@ from tests.system.site import wait_for
 if TYPE_CHECKING:
     from tests.system.site import Machine, Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 def jobs_on_chain(site: Site) -> int:

@@ -22,7 +22,7 @@ import cloudlinkup
 if TYPE_CHECKING:
     from tests.system.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 def cancer() -> pd.DataFrame:
