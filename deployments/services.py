@@ -90,7 +90,7 @@ def localnet(home: Home, base: int, authority: str) -> Child:
     argv = [sys.executable, "-m", "services.localnet", "--port", port, "--db", str(home.localnet_db)]
     argv += ["--program", str(PROGRAM), "--program-id", PROGRAM_ID, "--upgrade-authority", authority]
     argv += ["--slot-ms", str(SLOT_MS)]
-    return Child("localnet", argv, _environment(home), CHECKOUT, home.logs / "localnet.log", healthy, deadline=30)
+    return Child("localnet", argv, _environment(home), CHECKOUT, home.logs / "localnet.log", healthy, deadline=120)
 
 
 def cell(home: Home, base: int, genesis: str) -> Child:
@@ -115,7 +115,7 @@ def cell(home: Home, base: int, genesis: str) -> Child:
     argv += ["--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key)]
     argv += ["--blobs", str(home.blobs), "--gateway-name", gateway_url(base)]
     argv += ["--genesis", genesis, "--program", PROGRAM_ID]
-    return Child("cell", argv, _environment(home), CHECKOUT, home.logs / "cell.log", healthy, deadline=30)
+    return Child("cell", argv, _environment(home), CHECKOUT, home.logs / "cell.log", healthy, deadline=120)
 
 
 def prefect_server(home: Home, base: int) -> Child:
