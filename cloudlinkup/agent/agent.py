@@ -3,7 +3,8 @@
 Network failures are tried again for ever, with a jittered pause that grows to 30 s. A refusal that cannot heal ends
 the agent with its reason and exit code. On SIGTERM or SIGINT it drains: it takes no new work, finishes the running
 shard (up to a bound, after which it commits the segments that are done), waits a little for the audit of what it
-delivered, and exits with 0. A second signal stops it at once; states on disk let the next start go on from there.
+delivered, and exits with 0. At the end of its hours, where it has some, it drains too, and waits for the next. A second
+signal stops it at once; states on disk let the next start go on from there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cloudlinkup.agent.identity import Identity, delegation_for
 from cloudlinkup.agent.ports import Report
 from cloudlinkup.agent.shard import RunnerFactory
 from cloudlinkup.errors import LedgerError, ProtocolError, Unavailable
+from cloudlinkup.offer import AskPer, Window, format_windows, open_seconds, opens_in
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.wire.frames import Challenge, HelloFrame
 from cloudlinkup.wire.messages import Hardware, Hello, Probe, Signed, sign
@@ -34,6 +36,7 @@ from cloudlinkup.wire.messages import Hardware, Hello, Probe, Signed, sign
 _SHORTEST, _LONGEST = 0.5, 30.0  # seconds of pause before connecting again
 _STEADY = 20.0  # seconds connected after which the pauses begin anew
 _FRESH = 3_600  # seconds before its sealing key's end at which an idle agent says hello again
+_LOOK_AT_CLOCK = 0.5  # seconds between two looks at the time of day
 INTERRUPTED = 130
 
 
@@ -53,6 +56,9 @@ class Offer:
     drain_seconds: float = 120.0  # for the running shard
     audit_seconds: float = 30.0  # for the audit of what was delivered
     agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
+    ask_per: AskPer = "hour"
+    reserve: int | None = None  # base units, in the ask's unit
+    windows: tuple[Window, ...] = ()  # hours of every day, UTC; none: always
 
 
 class Agent:
@@ -68,7 +74,9 @@ class Agent:
         report: Report,
         runner_factory: RunnerFactory = SegmentRunner,
         post: Post | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock  # for the hours of the day only
         self._identity, self._chain, self._program, self._post = identity, chain, program, post
         self._offer, self._report, self._factory = offer, report, runner_factory
         self._signals = 0
@@ -119,6 +127,8 @@ class Agent:
     async def _stay_connected(self, handler: Handler, context) -> int:
         pause = _SHORTEST
         while not self._signalled.is_set():
+            if not await self._hours_begin():
+                break
             begun = time.monotonic()
             try:
                 async with self._connected(handler, context) as channel:
@@ -140,6 +150,17 @@ class Agent:
         if handler.busy:  # no connection: let the shard end and be stored; the next start offers it
             await self._finish_shard(handler)
         return INTERRUPTED if self._at_once.is_set() else 0
+
+    async def _hours_begin(self) -> bool:
+        """Waits for the hours in which this contributor is available. False when a signal came first."""
+        windows = self._offer.windows
+        if windows and (wait := opens_in(windows, self._clock())) > 0:
+            hours = format_windows(windows)
+            self._report("waiting", {"why": f"it is outside our hours ({hours} UTC); they begin in {wait:.0f} s"})
+            await _until(
+                lambda: self._signalled.is_set() or opens_in(windows, self._clock()) == 0, every=_LOOK_AT_CLOCK
+            )
+        return not self._signalled.is_set()
 
     async def _pause(self, seconds: float) -> float:
         """Waits, or until a signal comes; returns the next pause."""
@@ -191,6 +212,9 @@ class Agent:
             share=offer.share,
             ask=offer.ask,
             version=cloudlinkup.__version__,
+            ask_per=offer.ask_per,
+            reserve=offer.reserve,
+            windows=offer.windows,
         )
         return sign(self._identity.agent, hello)
 
@@ -199,8 +223,10 @@ class Agent:
         serving = asyncio.create_task(channel.serve(handler))
         leaving = asyncio.create_task(self._leave(handler, channel))
         renewing = asyncio.create_task(self._renew(handler, channel))
+        closing = asyncio.create_task(self._hours_end(handler, channel))
+        tasks = (serving, leaving, renewing, closing)
         try:
-            done, _ = await asyncio.wait({serving, leaving, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if leaving in done:
                 leaving.result()
                 return True
@@ -208,7 +234,6 @@ class Agent:
                 serving.result()
             return False
         finally:
-            tasks = (serving, leaving, renewing)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -221,6 +246,17 @@ class Agent:
     async def _leave(self, handler: Handler, channel: Channel) -> None:
         """Waits for a signal, then drains."""
         await self._signalled.wait()
+        await self._drain(handler, channel)
+        self._report("left", {})
+
+    async def _hours_end(self, handler: Handler, channel: Channel) -> None:
+        """Drains when our hours end; for ever where there are none."""
+        windows = self._offer.windows
+        await _until(lambda: bool(windows) and open_seconds(windows, self._clock()) == 0.0, every=_LOOK_AT_CLOCK)
+        await self._drain(handler, channel)
+
+    async def _drain(self, handler: Handler, channel: Channel) -> None:
+        """Takes no new work, finishes the running shard, and waits a little for its audit."""
         self._report("draining", {"shards": int(handler.busy), "seconds": self._offer.drain_seconds})
         with contextlib.suppress(Unavailable):
             await channel.drain()
@@ -229,7 +265,6 @@ class Agent:
         await _until(
             lambda: self._at_once.is_set() or not (channel.calls or handler.awaits_audit), self._offer.audit_seconds
         )
-        self._report("left", {})
 
     async def _finish_shard(self, handler: Handler) -> None:
         await _until(lambda: self._at_once.is_set() or not handler.busy, self._offer.drain_seconds)

@@ -16,6 +16,7 @@ from rich.console import Console
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
+from cloudlinkup.offer import UNIT_WORDS, AskPer, Window, format_windows, parse_ask, parse_reserve, parse_windows
 from cloudlinkup.types import format_tokens, parse_tokens
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _runner: RunnerFactory | None = None
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, once checked. `ask` in base units an hour."""
+    """The command line, once checked. `ask` and `reserve` in base units, for what `ask_per` says."""
 
     settings: Settings
     name: str
@@ -41,6 +42,9 @@ class Options:
     delegation: Path | None
     share: float
     ask: int
+    ask_per: AskPer
+    reserve: int | None
+    windows: tuple[Window, ...]
     device: str
     threads: int
     drain_seconds: float
@@ -67,6 +71,8 @@ def contribute(
     delegation: Path | None = None,
     share: float = 1.0,
     ask: str = "1",
+    reserve: str | None = None,
+    available: str | None = None,
     device: str = "auto",
     threads: int = 1,
     drain_seconds: float = 120.0,
@@ -98,7 +104,12 @@ def contribute(
     share
         Part of one device's time that is offered, from 0.001 to 1.
     ask
-        Tokens for one hour of this device at full duty.
+        Tokens for one hour of this device at full duty (0.50 or 0.50/h), for one step of any job (0.000002/step), or
+        for 10^12 multiply-accumulates of it (0.03/tmac).
+    reserve
+        The least that you take, in the ask's unit, where a client's budget does not reach the asks; by default the ask.
+    available
+        Hours of every day in UTC, like 22:00-06:00,12:00-13:00. At their end the running shard is finished.
     device
         auto, cpu or cuda.
     threads
@@ -125,6 +136,8 @@ def contribute(
         delegation=delegation,
         share=share,
         ask=ask,
+        reserve=reserve,
+        available=available,
         device=device,
         threads=threads,
         drain_seconds=drain_seconds,
@@ -162,6 +175,7 @@ def _check(
         raise BadInput("--device", rest["device"], "unknown", f"use one of {', '.join(DEVICES)}")
     if not 0 <= rest["drain_seconds"] <= 86_400:
         raise BadInput("--drain-seconds", rest["drain_seconds"], "not a time", "use 0 to 86400 seconds")
+    price, per = parse_ask(ask, DECIMALS)
     if rest["longest_window"] < 1:
         raise BadInput("--longest-window", rest["longest_window"], "not a time", "use 1 second or more")
     return Options(
@@ -173,7 +187,10 @@ def _check(
         wallet=rest["wallet"],
         delegation=rest["delegation"],
         share=share,
-        ask=parse_tokens(ask, DECIMALS, "--ask"),
+        ask=price,
+        ask_per=per,
+        reserve=parse_reserve(rest["reserve"], price, DECIMALS),
+        windows=parse_windows(rest["available"]),
         device=rest["device"],
         threads=threads,
         drain_seconds=rest["drain_seconds"],
@@ -225,6 +242,9 @@ def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
             probes=measure_or_cached(place, hardware),
             share=options.share,
             ask=options.ask,
+            ask_per=options.ask_per,
+            reserve=options.reserve,
+            windows=options.windows,
             device=device,
             threads=options.threads,
             drain_seconds=options.drain_seconds,
@@ -309,7 +329,7 @@ DOES = (
     "keeps a job's rows, weights and states in its folder (0700) until that job is over",
 )
 LEAVES = (
-    "the hardware facts, probes, share and ask shown here, signed by the agent key",
+    "the hardware facts, probes, share, ask and hours shown here, signed by the agent key",
     "signed acknowledgements and commitments, sealed model updates, and the states that an audit draws",
 )
 
@@ -346,7 +366,9 @@ def _dry_run(options: Options) -> None:
         "probes": None if probes is None else [probe.model_dump() for probe in probes],
         "share": options.share,
         "ask": str(options.ask),
-        "ask_unit": "base units an hour at full duty",
+        "ask_unit": f"base units {UNIT_WORDS[options.ask_per]}",
+        "reserve": None if options.reserve is None else str(options.reserve),
+        "available": format_windows(options.windows),
         "most_bond": str(options.agreed.bond),
         "mint": options.agreed.mint,
         "longest_window": options.agreed.longest_window,
@@ -381,7 +403,10 @@ def _show(
         f"{hardware.threads} thread(s), {hardware.capability}, torch {hardware.torch}",
         "Probes": measured,
         "Offers": f"{document['share']:.0%} of the device for "
-        f"{format_tokens(int(document['ask']), DECIMALS)} tokens an hour at full duty",
+        f"{format_tokens(int(document['ask']), DECIMALS)} tokens"
+        f" {document['ask_unit'].removeprefix('base units ')}, at least"
+        f" {format_tokens(int(document['reserve'] or document['ask']), DECIMALS)}",
+        "Available": "always" if document["available"] == "always" else f"{document['available']} UTC",
         "Takes": f"pay in {document['mint'] or 'any token (name yours with --mint)'}, windows up to "
         f"{document['longest_window']} s, a bond up to {format_tokens(agreed.bond, DECIMALS)} tokens a seat",
     }

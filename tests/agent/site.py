@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -178,6 +179,7 @@ class Site:
             "device": "cpu",
             "threads": 1,
         }
+        clock = changes.pop("clock", time.time)
         offer = Offer(**(facts | changes))
         chain = RpcChain(self.chain.url, PROGRAM_ID)
         return Agent(
@@ -187,6 +189,7 @@ class Site:
             offer,
             report=lambda event, facts: events.append((event, facts)),
             runner_factory=factory,
+            clock=clock,
         )
 
     async def train(self, cluster: Cluster, call: TrainCall, deadline: float = 60.0) -> CallResult:

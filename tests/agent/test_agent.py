@@ -74,6 +74,25 @@ async def challenge(site: Site, cluster: Cluster, call: Any, deadline: float = 2
 # ---------------------------------------------------------------- in this process
 
 
+async def test_it_leaves_at_the_end_of_its_hours_and_comes_back(site: Site) -> None:
+    events: Events = []
+    hour = [12.5]
+    async with site.cell() as cluster:
+        agent = site.agent(
+            events, ask=5, ask_per="step", reserve=3, windows=((720, 780),), clock=lambda: 3_600 * hour[0]
+        )
+        running = site.start(agent)
+        await joined(site, cluster)
+        (one,) = await cluster.contributors()
+        _, hello = verify_description(one.description, GENESIS, PROGRAM_ID, site.gateway, time.time())
+        assert (hello.ask, hello.ask_per, hello.reserve, hello.windows) == (5, "step", 3, ((720, 780),))
+        hour[0] = 13.25
+        await until(lambda: any("outside our hours (12:00-13:00 UTC)" in str(f.get("why")) for _, f in events))
+        assert not running.done() and not await cluster.contributors()
+        hour[0] = 36.0  # noon of the next day
+        await joined(site, cluster)
+
+
 async def test_a_round_through_a_real_gateway(site: Site) -> None:
     events: Events = []
     async with site.cell() as cluster:

@@ -38,6 +38,12 @@ def test_dry_run_says_what_would_happen_and_does_nothing(home: Path, capsys: pyt
     assert run(["contribute", "--dry-run", "--json", "--ask", "2.5", "--device", "cpu"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (document["ask"], document["probes"], document["agent"]) == ("2500000", None, None)
+    assert (document["reserve"], document["available"]) == (None, "always")
+    offer = ["--ask", "0.000002/step", "--reserve", "0.000001", "--available", "22:00-06:00"]
+    assert run(["contribute", "--dry-run", "--json", "--device", "cpu", *offer]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ask"], document["ask_unit"]) == ("2", "base units a step")
+    assert (document["reserve"], document["available"]) == ("1", "22:00-06:00")
     assert not home.exists()
 
 
@@ -48,6 +54,11 @@ def test_dry_run_says_what_would_happen_and_does_nothing(home: Path, capsys: pyt
         ["--share", "1.5"],
         ["--ask", "cheap"],
         ["--ask", "0.0000001"],
+        ["--ask", "0"],
+        ["--ask", "1/epoch"],
+        ["--ask", "99999999999999999999"],
+        ["--ask", "1", "--reserve", "2"],
+        ["--available", "at night"],
         ["--name", "../x"],
         ["--gateway", "http://gateway.test"],
         ["--device", "tpu"],
