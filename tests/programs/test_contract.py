@@ -57,6 +57,17 @@ def test_the_committed_program_has_the_committed_hash() -> None:
     assert hashlib.sha256((ROOT / "programs" / "escrow.so").read_bytes()).hexdigest() == want
 
 
+def test_every_attack_has_a_test_and_the_readme_names_only_tests_that_are_there() -> None:
+    folder = ROOT / "tests" / "programs"
+    text = "".join(path.read_text() for path in folder.glob("test_attack_*.py"))
+    numbers = {int(found) for found in re.findall(r"def test_(\d\d)_", text)}
+    assert numbers == set(range(1, 51))
+    readme = (ROOT / "programs" / "escrow" / "README.md").read_text()
+    named = {int(found) for found in re.findall(r"`test_(\d\d)_\*`", readme)}
+    assert named and named <= numbers
+    assert all((folder / f"{name}.py").exists() for name in re.findall(r"`(test_attack_[a-z]+)`", readme))
+
+
 def test_the_address_is_the_localnets() -> None:
     assert idl().raw["metadata"]["address"] == PROGRAM_ID
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from solders.compute_budget import set_compute_unit_limit
 from solders.instruction import AccountMeta, Instruction
@@ -13,6 +15,8 @@ from tests.programs.chain import PROGRAM, idl, key
 from tests.programs.world import World
 
 PACKET = 1232  # bytes of a transaction on the wire
+README = Path(__file__).resolve().parents[2] / "programs" / "escrow" / "README.md"
+VARIES = {"initialize", "open_job", "open_job, prefunded"}  # with addresses that were searched
 
 
 def test_every_instruction_is_within_its_compute_budget() -> None:
@@ -20,6 +24,11 @@ def test_every_instruction_is_within_its_compute_budget() -> None:
     over = [f"{c.name}: {c.units} > {c.budget}" for c in lines if not c.within]
     assert not over, over
     assert {c.name.split(",")[0] for c in lines} == set(idl().instructions)
+    readme = README.read_text()
+    stale = [
+        f"{c.name}: {c.units:,}" for c in lines if c.seats < 2 and c.name not in VARIES and f"{c.units:,}" not in readme
+    ]
+    assert not stale, f"programs/escrow/README.md has other figures: {stale}"
 
 
 def size(call: Instruction, payer: Pubkey) -> int:
