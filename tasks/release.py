@@ -25,11 +25,10 @@ async def release(run: Run) -> None:
         return
     with run.timed("release"):
         step = int(run.state.plan["segment_steps"])
-        pay = {
-            entry.seat: entry.segments * step * run.state.price
-            for entry in run.round.entries
-            if entry.outcome == "accepted"
-        }
+        pay: dict[int, int] = {}
+        for entry in run.round.entries:
+            if entry.outcome == "accepted":
+                pay[entry.seat] = pay.get(entry.seat, 0) + entry.segments * step * run.state.price
         await asyncio.gather(_award(run, pay), pay_matured(run))  # what matured before does not wait for this round
         await dispute_rejected(run)
         await open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
