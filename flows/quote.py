@@ -16,6 +16,7 @@ from cloudlinkup.types import JobSpec, parse_tokens
 from models.quote import Quote, requote
 from models.reasons import Goal
 from models.registry import Registry
+from tasks.calibrated import replay_classes
 from tasks.peers import verified
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
 
@@ -49,6 +50,7 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
             fee_bps=config.fee_bps,
             decimals=decimals,
             reference=reference,
+            replay=await asyncio.to_thread(replay_classes, data, settings.home, reference.device_class),
         )
         if own_hourly is not None:
             bounds = bounds.model_copy(update={"own_hourly": parse_tokens(own_hourly, decimals, "--own-hourly")})

@@ -80,7 +80,7 @@ def refusal(job: JobFacts, candidate: Candidate, prediction: Prediction, limits:
     if limits.allow and candidate.wallet not in limits.allow:
         return "its wallet is not on the job's allow-list"
     if limits.replay_classes is not None and candidate.device_class not in limits.replay_classes:
-        return "the auditor cannot replay its device class bit for bit"
+        return "the auditor cannot replay its device class bit for bit, and no calibration that fits the job admits it"
     if candidate.memory < job.memory:
         return f"it offers {candidate.memory} bytes of memory, the job needs {job.memory}"
     if prediction.source == "unknown":

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from models.correction import Correction
 from models.plan import PlannedSeat
 from models.quote import Quote
+from tasks.calibrated import replay_classes
 from tasks.context import Run
 from tasks.peers import Peer, wait_connected
 from tasks.planning import candidates, limits, make_quote
@@ -53,6 +54,7 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
         fee_bps=config.fee_bps,
         decimals=run.decimals,
         reference=facts.profile,
+        replay=await asyncio.to_thread(replay_classes, run.data, run.settings.home, facts.profile.device_class),
     )
     found = await candidates(peers.values(), run.settings.home, str(run.owner))
     quote = await asyncio.to_thread(make_quote, facts, found, bounds, run.settings.home)

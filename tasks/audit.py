@@ -23,10 +23,12 @@ from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import make_evidence, write_evidence
 from cloudlinkup.verify.rates import Rate, Risk, rate
 from cloudlinkup.verify.replay import Case, Claim, ReplayCosts, ReplayResult, plan_openings, replay, second_replay
+from cloudlinkup.verify.tolerance import replay_within
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
 from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf
 from cloudlinkup.wire.messages import Order
 from models.correction import Correction
+from tasks.calibrated import tolerance
 from tasks.context import Run
 from tasks.orders import open_blob, read_order, update_name
 from tasks.rounds import partition_rows
@@ -37,6 +39,7 @@ OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mb
 OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
 CALL_DEADLINE = 30.0
 AT_ONCE = 2  # replays side by side
+OPEN_AT_ONCE = 8  # segments of one challenge, by the protocol
 
 Finish = Literal["done", "rejected", "released"]
 Verdict = Literal["accepted", "rejected", "timeout"]
@@ -82,25 +85,27 @@ async def audit_shard(
     drawn = draw(seed, entry.segments, newcomer=at.newcomer, small_job=at.small_job, extra=at.extra)
     if whole:
         drawn = frozenset(range(1, entry.segments + 1))
-    wanted = plan_openings(drawn, _costs(run))
+    within = tolerance(run, seat)
+    wanted = drawn if within is not None else plan_openings(drawn, _costs(run))
     talk = _Talk(run, round_, entry, order, leaves)
-    reply, opened, problem = None, {}, ""
+    reply, before, after, problem = None, {}, {}, ""
     try:
-        reply, opened = await talk.challenge(wanted)
+        reply, before, after = await talk.open(wanted, after=within is not None)
     except ClusterLost:
         raise
     except (ClusterError, ProtocolError) as error:
         problem = str(error)[:200]
-    if wanted - opened.keys():
+    if wanted - before.keys() or (within is not None and (wanted - after.keys() or not reply or not reply.leaves)):
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'states are missing'}", risk=at.why)
-    case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, opened)
-    result = talk.ran(await _replay(run, case))
+    case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
+    case = replace(case, after_states=after)
+    result = talk.ran(await _replay(case, within))
     if not result.accepted:
-        result, case = await _second_look(run, talk, case, result)
+        result, case = await _second_look(run, talk, case, result, within)
     if result.accepted:
         return talk.audit(drawn, "accepted", risk=at.why)
     told = None if whole else _draw_document(round_, block_hash, at)  # of a whole replay nothing was drawn
-    return await asyncio.to_thread(_reject, talk, case, result, told, at.why)
+    return await asyncio.to_thread(_reject, talk, case, result, told, at.why, within)
 
 
 def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
@@ -153,8 +158,22 @@ class _Talk:
             drawn, verdict == "accepted", verdict, reason, bytes_down=self.bytes_down, risk=risk, **took, **rest
         )
 
+    async def open(
+        self, segments: frozenset[int], *, after: bool
+    ) -> tuple[ChallengeReply, dict[int, bytes], dict[int, bytes]]:
+        """The reply, and by segment the state that it begins with, and (`after`) the one that it ends with.
+
+        Raises ClusterError and ProtocolError.
+        """
+        order = sorted(segments)
+        reply, states = await self.challenge(frozenset(order[:OPEN_AT_ONCE]), after)
+        for i in range(OPEN_AT_ONCE, len(order), OPEN_AT_ONCE):
+            states |= (await self.challenge(frozenset(order[i : i + OPEN_AT_ONCE]), after))[1]
+        ends = {k: states[k] for k in order if after and k in states}
+        return reply, {k: states[k - 1] for k in order if k - 1 in states}, ends
+
     async def challenge(self, segments: frozenset[int], after: bool = False) -> tuple[ChallengeReply, dict[int, bytes]]:
-        """The reply, and the states opened by segment. Raises ClusterError and ProtocolError."""
+        """The reply, and the opened states by segments done. Raises ClusterError and ProtocolError."""
         call = ChallengeCall(
             order=self.entry.order.hash.hex(),
             round=self.round.round,
@@ -186,8 +205,6 @@ class _Talk:
             place = (self.order.round, self.order.seat, self.order.attempt, opening.at)
             context = seal_context("opening", self.order.job_id, self.order.result_key, *place)
             states[opening.at] = await open_blob(self.run, opening.state, context, limit)
-        if not after:
-            states = {at + 1: state for at, state in states.items()}  # by the segment that begins there
         return reply, states
 
 
@@ -245,13 +262,20 @@ def _case(
 _slots = asyncio.Semaphore(AT_ONCE)
 
 
-async def _replay(run: Run, case: Case) -> ReplayResult:
+async def _replay(case: Case, within: float | None, threads: int = 1) -> ReplayResult:
     async with _slots:
-        return await asyncio.to_thread(replay, case)
+        if within is None:
+            return await asyncio.to_thread(replay, case, threads=threads)
+        return await asyncio.to_thread(replay_within, case, within, threads=threads)
 
 
-async def _second_look(run: Run, talk: _Talk, case: Case, first: ReplayResult) -> tuple[ReplayResult, Case]:
+async def _second_look(
+    run: Run, talk: _Talk, case: Case, first: ReplayResult, within: float | None
+) -> tuple[ReplayResult, Case]:
     """Once more with another thread setting; and the committed after-state, which says how far off it is."""
+    if within is not None:  # both states are here already
+        other = talk.ran(await _replay(case, within, threads=2))
+        return (other if other.accepted else first), case
     missed = first.miss.segment if first.miss else 0
     if missed and case.claim.leaves:
         try:
@@ -270,6 +294,7 @@ def _reject(
     result: ReplayResult,
     drawn_from: dict[str, str | bool | int] | None,
     risk: tuple[str, ...],
+    within: float | None,
 ) -> Audit:
     """Writes the evidence folder, which a third person can run again, and says in words what differed."""
     entry, miss = talk.entry, result.miss
@@ -283,6 +308,7 @@ def _reject(
         drawn=case.drawn,
         salt=seat.partition.salt if seat.partition else "",
         challenge=drawn_from,
+        tolerance=within,
     )
     write_evidence(talk.run.folder / "evidence" / f"{talk.round.round}-{entry.seat}", evidence, case)
     off = "" if miss.deviation is None else f", off by {miss.deviation:.3g} of the segment's movement"

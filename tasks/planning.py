@@ -90,8 +90,17 @@ async def candidates(peers: Iterable[Peer], home: Home, client: str = "") -> tup
     return tuple(found)
 
 
-def limits(job: JobSpec, *, now: float, fee_bps: int, decimals: int, reference: ReferenceProfile) -> Limits:
-    """What binds the plan. `now`: the chain's clock."""
+def limits(
+    job: JobSpec,
+    *,
+    now: float,
+    fee_bps: int,
+    decimals: int,
+    reference: ReferenceProfile,
+    replay: tuple[str, ...] = (),
+) -> Limits:
+    """What binds the plan. `now`: the chain's clock. `replay`: the classes that the audit can judge (`calibrated`); by
+    default the reference's alone."""
     return Limits(
         budget=parse_tokens(job.budget, decimals),
         deadline_seconds=job.deadline.timestamp() - now,
@@ -99,7 +108,7 @@ def limits(job: JobSpec, *, now: float, fee_bps: int, decimals: int, reference: 
         decimals=decimals,
         max_contributors=job.contributors.max,
         allow=job.contributors.allow,
-        replay_classes=(reference.device_class,),
+        replay_classes=replay or (reference.device_class,),
     )
 
 

@@ -24,6 +24,7 @@ from models.registry import Registry
 from models.selection import select
 from tasks.allocate import new_seat
 from tasks.awards import carried
+from tasks.calibrated import replay_classes
 from tasks.context import Run
 from tasks.escrow import write_seats
 from tasks.peers import Peer, connected
@@ -152,7 +153,12 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
     found = await candidates(fresh, run.settings.home, str(run.owner))
     predictions = Registry(run.settings.home.root / "models").champion().predict(facts, found)
     bounds = limits(
-        run.job, now=await run.ledger.now(), fee_bps=config.fee_bps, decimals=run.decimals, reference=facts.profile
+        run.job,
+        now=await run.ledger.now(),
+        fee_bps=config.fee_bps,
+        decimals=run.decimals,
+        reference=facts.profile,
+        replay=await asyncio.to_thread(replay_classes, run.data, run.settings.home, facts.profile.device_class),
     )
     free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
     for ranked in select(facts, found, predictions, bounds).chosen[:free]:

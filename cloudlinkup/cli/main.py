@@ -87,6 +87,11 @@ MONEY_COMMANDS = {
 }
 ops = App(name="ops", help="Running the platform: its terms on chain, its predictor.", group=MONEY)
 app.command(ops)
+ops.command(
+    "cloudlinkup.cli.calibrate:calibrate",
+    name="calibrate",
+    help="Measure honest work of another device class, so that the audit can judge it.",
+)
 for (path, about), commands in MONEY_COMMANDS.items():
     parent, _, name = path.rpartition(" ")
     group_app = App(name=name, help=about, group=None if parent else MONEY)

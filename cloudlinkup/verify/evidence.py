@@ -37,6 +37,7 @@ from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.replay import Case, Claim, Miss, ReplayResult, replay, second_replay
+from cloudlinkup.verify.tolerance import replay_within
 from cloudlinkup.wire.hashes import challenge_seed, partition_hash, sha256
 
 MAX_DOCUMENT = 2**20
@@ -62,11 +63,12 @@ def make_evidence(
     drawn: frozenset[int] = frozenset(),
     salt: str = "",
     challenge: Mapping[str, Any] | None = None,
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """The evidence document, JSON-able: what a rejected contributor receives.
 
     salt: hex, of the order's partition hash. challenge: secret and block_hash (hex), newcomer and small_job (bool),
-    extra (int): what `draw` was told.
+    extra (int): what `draw` was told. tolerance: of work of another device class; None: compared bit for bit.
     Raises ValueError for a result that missed nothing.
     """
     if result.miss is None:
@@ -78,6 +80,7 @@ def make_evidence(
         "drawn": sorted(drawn),
         "salt": salt,
         "challenge": dict(challenge) if challenge else None,
+        "tolerance": tolerance,
         "miss": asdict(result.miss),
         "replay": {"threads": result.threads, "segments": result.replayed, "seconds": round(result.seconds, 3)},
     }
@@ -178,9 +181,13 @@ def recheck(folder: Path) -> Recheck:
     states = {kind: _states(folder, kind, state_size(count)) for kind in ("before", "after")}
     published = np.frombuffer(weights, "<f4").astype(np.float32)
     case = Case(spec, work, published, features, targets, claim, drawn, upload, states["before"], states["after"])
-    result = replay(case)
-    if not result.accepted:
-        result = second_replay(case, result)
+    if (within := told.get("tolerance")) is not None:
+        facts.append(f"compared within {float(within):.3g} of a segment's movement, as of another device class")
+        result = replay_within(case, float(within))
+    else:
+        result = replay(case)
+        if not result.accepted:
+            result = second_replay(case, result)
     if result.miss is None:
         problems.append("the replay agrees with the commitment: nothing was missed")
     else:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cloudlinkup.agent.hardware import describe
 from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.verify.calibration import Calibration, Setting, architecture_hash, measure, store
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import recheck
 from cloudlinkup.verify.rates import rate
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, ChallengeReply, Opening
 from cloudlinkup.wire.hashes import challenge_seed
 from tasks import audit
+from tasks.calibrated import replay_classes
+from tasks.segment import FACTS, stored_facts
 from tests.tasks.conftest import STEP, Rig
 
 
@@ -86,6 +90,50 @@ async def test_another_tree_than_the_signed_one_is_rejected(rig: Rig):
     verdict = await rig.audit(entries[0])
     assert verdict.verdict == "rejected"
     assert verdict.evidence is not None
+
+
+class SkipsOneStepInTen(SegmentRunner):
+    def step(self, index: int) -> None:
+        if index % 10 == 3:
+            self._steps += 1
+        else:
+            super().step(index)
+
+
+async def test_two_threads_are_audited_by_one_within_a_calibration(rig: Rig):
+    """Honest work passes, one step in ten left out does not, and a third person finds the same."""
+    own, other = describe("cpu", 1), describe("cpu", 2)
+    honest = rig.add("honest", hardware=other, threads=2)
+    lazy = rig.add("lazy", hardware=other, threads=2, runner_factory=SkipsOneStepInTen)
+    run = rig.run
+    facts = stored_facts(run)
+    profile = facts.profile.model_copy(update={"device_class": own.device_class})
+    run.write(FACTS, facts.model_copy(update={"profile": profile}).model_dump_json().encode())
+    data, classes = run.data, (own.device_class, other.device_class)
+    assert replay_classes(data, run.settings.home, own.device_class) == (own.device_class,)
+    found = measure(data.spec, data.features, data.targets, contributor=Setting(), segments=10)
+    made = Calibration(*classes, architecture_hash(data.spec), "fp32", found, found.tolerance)
+    store(run.settings.home.root / "calibrations", made)
+    assert set(replay_classes(data, run.settings.home, own.device_class)) == set(classes)
+    tight = Calibration(*classes, architecture_hash(data.spec), "fp32", found, 1e-12)
+    store(run.settings.home.root / "calibrations", tight)
+    assert replay_classes(data, run.settings.home, own.device_class) == (own.device_class,), "its pilot deviates more"
+    store(run.settings.home.root / "calibrations", made)
+
+    entries = {entry.agent: entry for entry in await rig.train(segments=4)}
+    verdict = await rig.audit(entries[honest])
+    assert verdict.accepted and verdict.replayed == len(verdict.drawn)
+    verdict = await rig.audit(entries[lazy], whole=True)
+    assert verdict.verdict == "rejected" and "off by" in verdict.reason
+    assert recheck(run.folder / "evidence" / f"1-{entries[lazy].seat}").confirmed
+    rig.cluster.tamper[honest] = lambda request, result: (
+        result.model_copy(
+            update={"body": ChallengeReply.unpack(result.body, 2**20).model_copy(update={"leaves": ()}).pack()}
+        )
+        if request.kind == "challenge"
+        else result
+    )
+    assert (await rig.audit(entries[honest])).verdict == "timeout"  # across classes nothing is judged without leaves
 
 
 async def test_an_odd_update_is_replayed_whole(rig: Rig, monkeypatch):
