@@ -195,7 +195,8 @@ def _check(
         threads=threads,
         drain_seconds=rest["drain_seconds"],
         agreed=Agreed(
-            mint=_address(rest["mint"]) or settings.mint,
+            # the configured token is the configured chain's
+            mint=_address(rest["mint"]) or (settings.mint if rpc_url in (None, settings.rpc_url) else None),
             longest_window=rest["longest_window"],
             bond=parse_tokens(rest["bond"], DECIMALS, "--bond"),
         ),

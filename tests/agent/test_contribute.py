@@ -44,6 +44,12 @@ def test_dry_run_says_what_would_happen_and_does_nothing(home: Path, capsys: pyt
     document = json.loads(capsys.readouterr().out)
     assert (document["ask"], document["ask_unit"]) == ("2", "base units a step")
     assert (document["reserve"], document["available"]) == ("1", "22:00-06:00")
+    assert (document["most_bond"], document["mint"], document["longest_window"]) == ("0", None, 604_800)
+    mint = "So11111111111111111111111111111111111111112"
+    takes = ["--bond", "2", "--mint", mint, "--longest-window", "60"]
+    assert run(["contribute", "--dry-run", "--json", "--device", "cpu", *takes]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["most_bond"], document["mint"], document["longest_window"]) == ("2000000", mint, 60)
     assert not home.exists()
 
 
@@ -63,6 +69,9 @@ def test_dry_run_says_what_would_happen_and_does_nothing(home: Path, capsys: pyt
         ["--gateway", "http://gateway.test"],
         ["--device", "tpu"],
         ["--threads", "0"],
+        ["--bond", "some"],
+        ["--mint", "gold"],
+        ["--longest-window", "0"],
         ["--no-such-option"],
     ],
 )
