@@ -21,7 +21,8 @@ from prefect.logging import get_run_logger
 from cloudlinkup.home import Home, checkout
 from models.predictor import Predictor
 from models.registry import Registry
-from models.retrain import Seen, Verdict, Window, judge, read_window, split, too_little, train_challenger
+from models.retrain import Verdict, Window, judge, read_window, split, too_little, train_challenger
+from models.seen import Seen
 from models.telemetry import Telemetry
 
 DAY = 86_400.0

@@ -57,7 +57,7 @@ class TrackRecord(Frozen):
     """What a contributor did before. On time: it delivered within the round's time. Valid: the audit passed.
 
     Weights rather than counts: what other clients saw is capped (`reputation`). `earned`: verified pay, base units.
-    `slower`: by how much its past shards took longer than its probes promise (median; 1 where too few are known).
+    `slower`: by how much its latest shards took longer than its probes promise (`seen.slower`; 1 where they agree).
     """
 
     on_time: Annotated[float, Field(ge=0)] = 0

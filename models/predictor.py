@@ -154,8 +154,7 @@ class Predictor:
             width = self.half_width(source, group, expert)
             seconds = exp(facts.base + residual) / candidate.share
             if candidate.record.slower > DISAGREE:
-                # slower than its probes say: its own past shards are believed, never a claim of being fast
-                source, seconds = "record", max(seconds, exp(facts.rank1) / candidate.share * candidate.record.slower)
+                source, seconds = "record", seconds * candidate.record.slower
             out.append(_prediction(candidate.agent, seconds, exp(facts.rank1) / candidate.share, width, source))
         return out
 
@@ -211,8 +210,8 @@ class Predictor:
         for p in predictions:
             if p.source == "record":
                 notes.append(
-                    f"{p.agent[:8]} is planned by its past shards: they took {p.seconds / p.base:.1f} times what its"
-                    " probes promise, so its probes are not believed"
+                    f"{p.agent[:8]} is planned by its past shards: they took over {DISAGREE:g} times what its probes"
+                    " promise, so the speed that it claims is not believed"
                 )
         if predictions:
             n = len(predictions)

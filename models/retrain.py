@@ -14,20 +14,18 @@ Not here: learning inside a job (`correction`), and relearning the physical base
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log, sqrt
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
 
-from cloudlinkup.wire.messages import Probe
 from models.base import Array
-from models.facts import Candidate, JobFacts
 from models.predictor import GROUPS, LEARNED, Expert, Predictor, make_box, make_facts
 from models.residual import apply, fit
 from models.schemas import ATTEMPTS, bad_rows
+from models.seen import Seen, parse_seen
 
 LOCAL = "local"
 LEAST_JOBS, LEAST_HELD, LEAST_ROWS = 12, 5, 40
@@ -37,20 +35,6 @@ MOST_SUSPECT = 1 / 3  # of rows or agents
 WORSE = 1.10  # of a device class's error
 LEVEL = 0.8  # what P10 to P90 should cover
 FOLDS = 4
-
-_probes = TypeAdapter(tuple[Probe, ...])
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One accepted attempt, ready to learn from. `truth`: log seconds per step at full duty."""
-
-    job_id: str
-    at: float
-    job: JobFacts
-    candidate: Candidate
-    truth: float
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -101,27 +85,12 @@ def read_window(frame: pd.DataFrame, champion: Predictor) -> Window:
         if position in bad:
             continue
         try:
-            seen.append(_parse(record))
-        except (ValidationError, ValueError, KeyError):
+            seen.append(parse_seen(record))
+        except (ValueError, KeyError):  # pydantic's errors are ValueErrors
             drop("does not parse")
     known = [s for s in seen if make_facts(champion.base, s.job, s.candidate.kind, s.candidate.probes) is not None]
     drop("no probe in common", len(seen) - len(known))
     return _set_suspects_aside(Window(tuple(known), dropped), champion)
-
-
-def _parse(record: Mapping[Hashable, object]) -> Seen:
-    device, share, steps = str(record["device_class"]), float(str(record["share"])), int(str(record["steps"]))
-    candidate = Candidate(
-        agent=str(record["agent"]),
-        wallet=str(record["wallet"]),
-        device_class=device,
-        kind="cuda" if device.startswith("cuda|") else "cpu",
-        probes=_probes.validate_python(json.loads(str(record["probes"]))),
-        share=share,
-    )
-    job = JobFacts.model_validate_json(str(record["job"]))
-    truth = log(float(str(record["seconds"])) * share / steps)
-    return Seen(str(record["job_id"]), float(str(record["at"])), job, candidate, truth, steps)
 
 
 def _set_suspects_aside(window: Window, champion: Predictor) -> Window:

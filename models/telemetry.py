@@ -3,6 +3,8 @@
 SQLAlchemy over SQLite with nothing of SQLite's own in it. A row is validated by pandera before it is stored; one that
 fails goes to `quarantine` with column and rule (not the row), so that a broken writer is seen and never trained on. An
 attempt is stored once: recording it again, as a flow does that was killed and started anew, changes nothing.
+A store that is locked, full or broken costs a job nothing: what cannot be written is logged and left out, a record that
+cannot be read is a newcomer's; who asks for whole tables gets Unavailable.
 Not here: scores and money of record, which the job store and the chain hold.
 """
 
@@ -12,6 +14,8 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +43,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 
+from cloudlinkup.errors import Unavailable
 from cloudlinkup.types import Frozen
 from cloudlinkup.wire.messages import Hello, Probe
 from models.facts import JobFacts, TrackRecord
@@ -92,6 +97,7 @@ contributors = Table(
     Column("ask", String(20), nullable=False),
     Column("last_seen", Float, nullable=False),
 )
+TABLES = {table.name: table for table in (attempts, contributors)}
 quarantine = Table(
     "quarantine",
     _meta,
@@ -146,6 +152,7 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
     return row
 
 
+WAIT = 10.0  # seconds for another writer
 _engines: dict[Path, Engine] = {}
 _making = threading.Lock()
 
@@ -157,7 +164,7 @@ def _engine(path: Path) -> Engine:
         if path not in _engines or not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600, exist_ok=True)
-            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": 30})
+            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": WAIT})
             _meta.create_all(engine)
             _add_columns(engine)
             _engines[path] = engine
@@ -180,7 +187,7 @@ class Telemetry:
         self.path = path
 
     async def record_attempt(self, attempt: Attempt) -> bool:
-        """Stores an attempt once. False when it was quarantined. Recording it again changes nothing."""
+        """Stores an attempt once. False when it was quarantined or the store took nothing. Again changes nothing."""
         return await asyncio.to_thread(self._store, "attempts", [attempt_row(attempt)]) == 1
 
     async def record_rows(self, rows: list[dict[str, Any]]) -> int:
@@ -205,7 +212,21 @@ class Telemetry:
 
         Late: lost, timed out or empty; refusals before the work cost nothing.
         """
-        return combine(await asyncio.to_thread(self._seen, agent, client), own=client)
+        try:
+            return combine(await asyncio.to_thread(self._seen, agent, client), own=client)
+        except Unavailable as error:
+            log.warning("no record of a contributor could be read", why=str(error))
+            return TrackRecord()
+
+    async def latest(self, agent: str, most: int) -> list[dict[Hashable, Any]]:
+        """The latest accepted attempts of one contributor, newest first; none where the store cannot be read."""
+        accepted = (attempts.c.agent == agent) & (attempts.c.outcome == "accepted")
+        query = select(attempts).where(accepted).order_by(attempts.c.at.desc()).limit(most)
+        try:
+            return (await asyncio.to_thread(self._frame, query)).to_dict(orient="records")
+        except Unavailable as error:
+            log.warning("no past work of a contributor could be read", why=str(error))
+            return []
 
     async def attempts(self, since: float = 0.0) -> pd.DataFrame:
         """Every attempt from `since` (unix seconds) on, oldest first. Job and probes are JSON text."""
@@ -223,8 +244,21 @@ class Telemetry:
 
     # ------------------------------------------------------------ blocking halves
 
+    @contextmanager
+    def _open(self) -> Iterator[Connection]:
+        """One transaction. Raises Unavailable when the store cannot be opened, read or written."""
+        try:
+            with _engine(self.path).begin() as connection:
+                yield connection
+        except (DBAPIError, OSError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error  # without the statement and its values
+            raise Unavailable(
+                f"the telemetry store {self.path} cannot be used: {cause}. Fix: free its disk, or end what locks it;"
+                " moved away, it is made anew"
+            ) from None
+
     def _frame(self, query: Any) -> pd.DataFrame:
-        with _engine(self.path).connect() as connection:
+        with self._open() as connection:
             return pd.read_sql(query, connection)
 
     def _seen(self, agent: str, client: str) -> list[Seen]:
@@ -245,40 +279,42 @@ class Telemetry:
             func.sum(proven),
             func.sum(pay),
         )
-        with _engine(self.path).connect() as connection:
+        with self._open() as connection:
             rows = connection.execute(query.where(attempts.c.agent == agent).group_by(whose)).all()
         return [Seen(str(row[0]), *(int(value) for value in row[1:])) for row in rows]
 
     def _store(self, name: str, rows: list[dict[str, Any]]) -> int:
-        """How many rows passed. Those that did not are quarantined."""
+        """How many rows passed and are stored. Those that did not pass are quarantined."""
         # pandera takes seconds to import: only who stores pays for it
         from models.schemas import ATTEMPTS, CONTRIBUTORS, bad_rows, violations
 
-        schema, engine = (ATTEMPTS if name == "attempts" else CONTRIBUTORS), _engine(self.path)
+        schema = ATTEMPTS if name == "attempts" else CONTRIBUTORS
         bad = bad_rows(schema, typed(rows, name)) if rows else set()
-        for position in sorted(bad):
-            row = rows[position]
-            reason = "; ".join(str(v) for v in violations(schema, typed([row], name)))[:1_000] or "another row's fault"
-            key = "/".join(str(row.get(k, "")) for k in ("job_id", "round", "seat", "attempt", "agent"))[:200]
-            with engine.begin() as connection:
-                connection.execute(insert(quarantine).values(source=name, row=key, reason=reason, at=time.time()))
-            log.warning("telemetry row quarantined", source=name, row=key, reason=reason)
-        good = [row for position, row in enumerate(rows) if position not in bad]
-        with engine.begin() as connection:
-            for row in good:
-                self._put(connection, name, row)
-        return len(good)
-
-    @staticmethod
-    def _put(connection: Connection, name: str, row: dict[str, Any]) -> None:
-        """An attempt is stored once; a contributor's row is replaced."""
         try:
-            with connection.begin_nested():
-                connection.execute(insert(attempts if name == "attempts" else contributors), row)
-        except IntegrityError:
-            if name == "contributors":
-                same = contributors.c.agent == row["agent"]
-                connection.execute(update(contributors).where(same).values(**row))
+            with self._open() as connection:
+                for position, row in enumerate(rows):
+                    if position not in bad:
+                        _put(connection, name, row)
+                        continue
+                    found = violations(schema, typed([row], name))
+                    reason = "; ".join(map(str, found))[:1_000] or "another row's fault"
+                    key = "/".join(str(row.get(k, "")) for k in ("job_id", "round", "seat", "attempt", "agent"))[:200]
+                    connection.execute(insert(quarantine).values(source=name, row=key, reason=reason, at=time.time()))
+                    log.warning("telemetry row quarantined", source=name, row=key, reason=reason)
+        except Unavailable as error:
+            log.warning("telemetry not stored", source=name, rows=len(rows), why=str(error))
+            return 0
+        return len(rows) - len(bad)
+
+
+def _put(connection: Connection, name: str, row: dict[str, Any]) -> None:
+    """An attempt is stored once; a contributor's row is replaced."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(TABLES[name]), row)
+    except IntegrityError:
+        if name == "contributors":
+            connection.execute(update(contributors).where(contributors.c.agent == row["agent"]).values(**row))
 
 
 _FLOATS = {"predicted", "share", "seconds", "score", "at", "last_seen"}
@@ -286,9 +322,8 @@ _FLOATS = {"predicted", "share", "seconds", "score", "at", "last_seen"}
 
 def typed(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
     """Rows as a frame whose columns have the table's order; real numbers as float64."""
-    table = attempts if name == "attempts" else contributors
     frame = pd.DataFrame(rows)
-    order = [c.name for c in table.columns if c.name in rows[0]]
+    order = [c.name for c in TABLES[name].columns if c.name in rows[0]]
     frame = pd.DataFrame({c: frame[c] for c in [*order, *(c for c in rows[0] if c not in order)]})
     for real in sorted(_FLOATS & set(rows[0])):
         if all(row[real] is None or isinstance(row[real], int | float) for row in rows):

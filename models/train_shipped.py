@@ -31,7 +31,8 @@ from models.dataset import learn_base, load_table
 from models.leave_out import FAMILIES, TENSOR_CORES, Bases, job_widths, leave_out, mape, paired_gain, residual_rows
 from models.predictor import GROUPS, LEARNED, PHYSICAL, SHIPPED, Expert, Predictor, make_box
 from models.residual import fit
-from models.retrain import FOLDS, Seen, read_window, train_challenger
+from models.retrain import FOLDS, read_window, train_challenger
+from models.seen import Seen
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MOST_WORSE = -0.05  # of its base's error, on fixed probes

@@ -27,7 +27,9 @@ from models.quote import Quote, QuoteInputs, quote_job
 from models.reasons import Goal
 from models.registry import Registry
 from models.schemas import check_table
+from models.seen import MOST, slower
 from models.telemetry import Telemetry
+from models.trials import SearchWork
 from tasks.peers import Peer
 
 
@@ -82,11 +84,14 @@ def traced(spec: TrainingSpec, home: Home) -> dict[str, float]:
 
 async def candidates(peers: Iterable[Peer], home: Home, client: str = "") -> tuple[Candidate, ...]:
     """Connected contributors with their track records as `client` may count them; they are remembered as seen."""
-    telemetry = Telemetry(home.telemetry_db)
+    telemetry, predictor = Telemetry(home.telemetry_db), Registry(home.root / "models").champion()
     found: list[Candidate] = []
     for peer in peers:
         await telemetry.record_contributor(peer.hello, peer.wallet)
-        found.append(Candidate.from_hello(peer.hello, peer.wallet, await telemetry.track_record(peer.agent, client)))
+        record = await telemetry.track_record(peer.agent, client)
+        past = slower(predictor, await telemetry.latest(peer.agent, MOST))
+        record = record.model_copy(update={"slower": past})
+        found.append(Candidate.from_hello(peer.hello, peer.wallet, record))
     return tuple(found)
 
 
@@ -112,7 +117,17 @@ def limits(
     )
 
 
-def make_quote(facts: JobFacts, found: tuple[Candidate, ...], bounds: Limits, home: Home, goal: Goal = "both") -> Quote:
+def make_quote(
+    facts: JobFacts,
+    found: tuple[Candidate, ...],
+    bounds: Limits,
+    home: Home,
+    goal: Goal = "both",
+    search: SearchWork | None = None,
+) -> Quote:
     """The champion predictor's quote. Raises BadInput (budget, deadline) and NoContributors."""
-    inputs = QuoteInputs(job=facts, candidates=found, limits=bounds, goal=goal)
+    if search is not None:  # one training is one contributor's at a time
+        most = min(bounds.max_contributors, len(search.steps))
+        bounds = bounds.model_copy(update={"max_contributors": most})
+    inputs = QuoteInputs(job=facts, candidates=found, limits=bounds, goal=goal, search=search)
     return quote_job(inputs, Registry(home.root / "models").champion())

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from structlog.testing import capture_logs
 
+from cloudlinkup.errors import Unavailable
 from cloudlinkup.wire.messages import Hardware, Hello
-from models.facts import JobFacts
+from models import telemetry
+from models.facts import JobFacts, TrackRecord
+from models.predictor import Predictor
+from models.seen import slower
 from models.telemetry import Attempt, Telemetry, attempt_row
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -78,6 +85,76 @@ async def test_the_track_record_counts_outcomes(store: Telemetry, attempt: Attem
     assert (record.on_time, record.late, record.valid, record.rejected) == (4, 3, 3, 1)
     assert record.earned == 3 * 20 * 2**40
     assert (await store.track_record("nobody")).on_time == 0
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "WAIT", 0.05)
+
+
+async def _nothing_is_stored_and_nothing_raised(store: Telemetry, attempt: Attempt, words: str) -> None:
+    assert not await store.record_attempt(attempt.model_copy(update={"round": 2}))
+    with capture_logs() as logs:
+        assert (
+            await store.record_rows([attempt_row(attempt) | {"round": 3}, attempt_row(attempt) | {"seconds": -1.0}])
+            == 0
+        )
+    said = [line for line in logs if line["event"] == "telemetry not stored"]
+    assert len(said) == 1 and words in said[0]["why"] and "Fix: " in said[0]["why"]
+    assert "INSERT" not in said[0]["why"] and attempt.device_class not in said[0]["why"]  # no value of a row
+
+
+async def test_a_locked_store_costs_a_flow_nothing(impatient: None, store: Telemetry, attempt: Attempt) -> None:
+    assert await store.record_attempt(attempt)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        await _nothing_is_stored_and_nothing_raised(store, attempt, "locked")
+        assert await store.track_record("a") == TrackRecord() and await store.latest("a", 3) == []
+        with pytest.raises(Unavailable, match="locked"):
+            await store.attempts()
+    finally:
+        other.close()
+    assert len(await store.attempts()) == 1 and (await store.track_record("a")).valid == 1
+
+
+async def test_a_full_store_costs_a_flow_nothing(store: Telemetry, attempt: Attempt) -> None:
+    assert await store.record_attempt(attempt)
+    engine = telemetry._engine(store.path)
+
+    @event.listens_for(engine, "connect")
+    def full(connection: Any, _: Any) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    await _nothing_is_stored_and_nothing_raised(
+        store, attempt.model_copy(update={"device_class": "x" * 60_000}), "full"
+    )
+    assert len(await store.attempts()) == 1  # it still reads
+
+
+async def test_a_store_that_is_none_costs_a_flow_nothing(store: Telemetry, attempt: Attempt) -> None:
+    store.path.write_bytes(b"not a database, but long enough to look like a file" * 10)
+    await _nothing_is_stored_and_nothing_raised(store, attempt, "not a database")
+    with pytest.raises(Unavailable, match="made anew"):
+        await store.quarantined()
+
+
+# ---------------------------------------------------------------- claims
+
+
+def _past(rows: list[dict[str, Any]], agent: str) -> list[dict[Hashable, Any]]:
+    return [{**row} for row in reversed(rows) if row["agent"] == agent]
+
+
+def test_probes_that_past_shards_contradict_threefold_are_told_from_jitter(make_telemetry: Rows) -> None:
+    rows = make_telemetry(lambda _, agent: (1.0, 2.5, 4.0, 0.2)[agent], jobs=4, rounds=1)
+    found = [slower(Predictor.rank1(), _past(rows, f"agent-{n}")) for n in range(4)]
+    assert found[:2] == [1.0, 1.0] and found[2] == pytest.approx(4.0, rel=0.1) and found[3] == 1.0
+    liar = _past(rows, "agent-2")
+    assert slower(Predictor.rank1(), liar[:2]) == 1.0  # too few to say
+    broken = [row | {"job": "{}"} for row in liar[:2]] + [row | {"steps": 0} for row in liar[2:]]
+    assert slower(Predictor.rank1(), broken) == 1.0
 
 
 async def test_many_flows_write_at_once(store: Telemetry, attempt: Attempt) -> None:
