@@ -19,6 +19,7 @@ from models.registry import Registry
 from tasks.calibrated import replay_classes
 from tasks.peers import verified
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
+from tasks.trials import plan_search
 
 
 async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = None) -> Quote:
@@ -31,8 +32,14 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
     """
     settings = Settings.load()
     data = await load_data(job, settings.file_roots)
-    reference = await profile(data, settings)
-    facts = await asyncio.to_thread(job_facts, job, data, reference, settings.home)
+    work = None
+    if job.search is None:
+        reference = await profile(data, settings)
+        facts = await asyncio.to_thread(job_facts, job, data, reference, settings.home)
+    else:
+        plan = await plan_search(job, data, settings)
+        facts, work = plan.facts[0], plan.work
+        reference = facts.profile
     async with (
         Ledger.connect(settings.rpc_url, settings.program_id) as ledger,
         Cluster.connect(settings.scheduler) as cluster,
@@ -55,7 +62,7 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
         if own_hourly is not None:
             bounds = bounds.model_copy(update={"own_hourly": parse_tokens(own_hourly, decimals, "--own-hourly")})
         found = await candidates(peers.values(), settings.home, settings.owner or "")
-    return await asyncio.to_thread(make_quote, facts, found, bounds, settings.home, goal)
+    return await asyncio.to_thread(make_quote, facts, found, bounds, settings.home, goal, work)
 
 
 def replay_quote(path: Path) -> Quote:

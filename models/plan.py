@@ -75,6 +75,7 @@ class SeatRound(Frozen):
 
     seat: int
     agent: str
+    trial: int | None = None  # the training of its own that it goes on with (models/trials)
     max_segments: int
     segment_steps: int
     progress_from: int

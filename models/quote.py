@@ -35,7 +35,9 @@ from models.plan import JobPlan, plan_job, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
 from models.reasons import Goal, advice, bottleneck, nobody, notes, reasons
+from models.search_quote import for_search
 from models.selection import Ranked, Selection, select
+from models.trials import SearchWork
 
 SMALL_JOB = 4  # contributors below which every shard's last segment is opened (verify/challenge)
 STATE_BYTES = 12  # of a state, for each parameter; an opening moves the states before and after a segment
@@ -48,6 +50,7 @@ class QuoteInputs(Frozen):
     candidates: tuple[Candidate, ...]
     limits: Limits
     goal: Goal = "both"
+    search: SearchWork | None = None  # then `job` is as many steps of the costliest training
 
 
 class Figures(Frozen):
@@ -161,11 +164,12 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
     do, BadInput("deadline") when the P90 finish passes it; each only where it binds.
     """
     try:
-        return _quote(inputs, predictor, at_reserve=inputs.limits.at_reserve)
+        quote = _quote(inputs, predictor, at_reserve=inputs.limits.at_reserve)
     except BadInput as error:
         if error.field != "budget" or all(c.reserve is None for c in inputs.candidates):
             raise
-        return _quote(inputs, predictor, at_reserve=True)
+        quote = _quote(inputs, predictor, at_reserve=True)
+    return quote if inputs.search is None else for_search(quote, inputs.search)
 
 
 def requote(quote: Quote, predictor: Predictor) -> Quote:

@@ -17,6 +17,7 @@ from tasks.peers import Peer, wait_connected
 from tasks.planning import candidates, limits, make_quote
 from tasks.segment import stored_facts
 from tasks.state import Seat
+from tasks.trials import stored_search
 
 FIRST_WAIT, MORE_WAIT = 30.0, 3.0  # seconds for the first contributor, then for more
 
@@ -56,8 +57,9 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
         reference=facts.profile,
         replay=await asyncio.to_thread(replay_classes, run.data, run.settings.home, facts.profile.device_class),
     )
+    work = None if run.job.search is None else stored_search(run).work
     found = await candidates(peers.values(), run.settings.home, str(run.owner))
-    quote = await asyncio.to_thread(make_quote, facts, found, bounds, run.settings.home)
+    quote = await asyncio.to_thread(make_quote, facts, found, bounds, run.settings.home, search=work)
     run.write("quote.json", quote.model_dump_json().encode())
     return quote
 

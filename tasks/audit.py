@@ -34,6 +34,7 @@ from tasks.orders import open_blob, read_order, update_name
 from tasks.rounds import partition_rows
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
+from tasks.subject import partition, subject, trial_rows
 
 OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
 OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
@@ -86,7 +87,7 @@ async def audit_shard(
     if whole:
         drawn = frozenset(range(1, entry.segments + 1))
     within = tolerance(run, seat)
-    wanted = drawn if within is not None else plan_openings(drawn, _costs(run))
+    wanted = drawn if within is not None else plan_openings(drawn, _costs(run, entry.trial))
     talk = _Talk(run, round_, entry, order, leaves)
     reply, before, after, problem = None, {}, {}, ""
     try:
@@ -183,7 +184,7 @@ class _Talk:
             open=tuple(sorted(segments)),
             after=after,
         )
-        limit = state_size(self.run.weights.weights.size) + 65_536
+        limit = state_size(subject(self.run, self.entry.trial).published.weights.size) + 65_536
         request = CallRequest(
             kind="challenge",
             body=call.pack(),
@@ -208,9 +209,10 @@ class _Talk:
         return reply, states
 
 
-def _costs(run: Run) -> ReplayCosts:
-    step = stored_facts(run).profile.step_seconds(run.data.spec.batch)
-    size = state_size(run.weights.weights.size)
+def _costs(run: Run, trial: int | None) -> ReplayCosts:
+    of = subject(run, trial)
+    step = (of.facts or stored_facts(run)).profile.step_seconds(of.spec.batch)
+    size = state_size(of.published.weights.size)
     return ReplayCosts(
         segment_seconds=step * int(run.state.plan["segment_steps"]),
         opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
@@ -238,11 +240,12 @@ def _case(
     reply: ChallengeReply | None,
     before: Mapping[int, bytes],
 ) -> Case:
-    features, targets = partition_rows(run, seat)
+    of = subject(run, entry.trial)
+    features, targets = partition_rows(run, seat) if entry.trial is None else trial_rows(run, entry.trial)
     return Case(
-        spec=run.data.spec,
+        spec=of.spec,
         work=shard_work(order),
-        published=np.ascontiguousarray(run.weights.published),
+        published=np.ascontiguousarray(of.published.published),
         features=features,
         targets=targets,
         claim=Claim(
@@ -306,7 +309,7 @@ def _reject(
         commit=entry.commit,
         result=result,
         drawn=case.drawn,
-        salt=seat.partition.salt if seat.partition else "",
+        salt=partition(talk.run, seat, entry.trial).salt,
         challenge=drawn_from,
         tolerance=within,
     )

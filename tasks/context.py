@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from solders.pubkey import Pubkey
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cloudlinkup.tables.prepare import Prepared
     from cloudlinkup.training.outer import Published
     from models.plan import RoundPlan
+    from tasks.subject import Subject
 
 
 class Run:
@@ -73,6 +75,8 @@ class Run:
         self.prepared: Prepared | None = None
         self.published: Published | None = None
         self.showing = Showing()
+        self.trials: list[Subject] = []  # of a job with `search`, by number
+        self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
         self.decimals = 0
 

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from cloudlinkup.sdk.delivered import write_delivery
 from cloudlinkup.training.evaluate import score
 from tasks.context import Run
+from tasks.results import write_results
 
 
 @task(name="deliver", cache_policy=NO_CACHE)
@@ -30,6 +31,9 @@ async def deliver(run: Run) -> None:
 
 def _write(run: Run) -> None:
     data, state = run.data, run.state
+    if run.job.search is not None:
+        write_results(run, facts(run))
+        return
     if not state.metric:  # no round ended
         held = data.holdout_features, data.holdout_targets
         state.metric, state.score = score(data.spec, run.weights.published, *held)

@@ -13,17 +13,26 @@ from cloudlinkup.verify.gates import Offer, gates
 from tasks.context import Run
 from tasks.orders import update_name
 from tasks.state import Entry, RoundState
+from tasks.subject import subject
 
 
 def suspicious(run: Run, round_: RoundState, entries: Iterable[Entry]) -> dict[int, str]:
     """Seats whose update does not decode, or stands out from the others', with the reason."""
-    size, step = run.weights.weights.size, int(run.state.plan["segment_steps"])
+    step = int(run.state.plan["segment_steps"])
     offers: dict[int, Offer] = {}
     found: dict[int, str] = {}
+    apart = run.job.search is not None  # independent trainings are not compared with each other
     for entry in entries:
+        size = subject(run, entry.trial).published.weights.size
         data = (run.folder / update_name(round_.round, entry.seat)).read_bytes()
         try:
             offers[entry.seat] = Offer(dequantise(data, size), entry.segments * step)
         except ValueError as error:
             found[entry.seat] = f"it does not decode: {error}"
-    return found | {seat: ", ".join(reasons) for seat, reasons in gates(offers, size).items() if reasons}
+    groups = [{seat: offer} for seat, offer in offers.items()] if apart else [offers]
+    odd = {seat: why for group in groups for seat, why in gates(group, _size(group)).items()}
+    return found | {seat: ", ".join(reasons) for seat, reasons in odd.items() if reasons}
+
+
+def _size(offers: dict[int, Offer]) -> int:
+    return next((len(offer.update) for offer in offers.values()), 0)

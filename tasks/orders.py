@@ -12,7 +12,8 @@ from cloudlinkup.wire.hashes import seal_context, sha256, shard_seed
 from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, sign, verify
 from tasks.context import Run
 from tasks.peers import Peer
-from tasks.state import Entry, RoundState, Seat
+from tasks.state import Entry, RoundState, Seat, Start
+from tasks.subject import partition, subject
 
 ACK_WITHIN = 30.0  # seconds: the protocol's limit for checking an order
 TRANSFER = 60.0  # seconds allowed beside training for blobs and queueing
@@ -24,12 +25,21 @@ def update_limit(parameters: int) -> int:
 
 
 def make_order(
-    run: Run, round_: RoundState, seat: Seat, *, max_segments: int, span: tuple[int, int], time_box: float
+    run: Run,
+    round_: RoundState,
+    seat: Seat,
+    *,
+    max_segments: int,
+    span: tuple[int, int],
+    time_box: float,
+    trial: int | None = None,
+    start: Start | None = None,
 ) -> Signed:
-    """The signed order of `seat`'s next attempt. `span`: schedule position before and after, in millionths."""
+    """The signed order of `seat`'s next attempt. `span`: schedule position before and after, in millionths. `start`:
+    of `trial`, where the job has several trainings."""
     assert run.state.terms is not None
-    assert seat.partition is not None
-    spec = run.data.spec
+    of = subject(run, trial)
+    spec = of.spec
     job_id = run.state.terms.job_id
     seed = shard_seed(bytes.fromhex(job_id), round_.round, seat.seat, seat.attempts, spec.seed)
     order = Order(
@@ -43,8 +53,8 @@ def make_order(
         wallet=seat.wallet,
         agent=seat.agent,
         spec_hash=spec.hash,
-        partition_hash=seat.partition.hash,
-        weights_hash=round_.weights_hash,
+        partition_hash=partition(run, seat, trial).hash,
+        weights_hash=(start or round_).weights_hash,
         seed=seed.hex(),
         segment_steps=int(run.state.plan["segment_steps"]),
         max_segments=max_segments,
@@ -52,7 +62,7 @@ def make_order(
         progress_to=span[1],
         pay_per_step=run.state.price,
         time_box=time_box,
-        max_bytes=update_limit(run.weights.weights.size),
+        max_bytes=update_limit(of.published.weights.size),
         numeric_mode=spec.precision,
         result_key=run.sealing.public,
     )
@@ -68,8 +78,8 @@ def read_order(run: Run, entry: Entry) -> Order:
 
 def train_request(run: Run, round_: RoundState, entry: Entry, peer: Peer, seat: Seat) -> CallRequest:
     """The call that carries the order: keys sealed to the sealing key of the peer's present connection."""
-    order, partition, recipient = read_order(run, entry), seat.partition, peer.hello.sealing_key
-    assert partition is not None
+    order, rows, recipient = read_order(run, entry), partition(run, seat, entry.trial), peer.hello.sealing_key
+    start = entry.start or round_
     public = bytes.fromhex(recipient)
     place = (order.round, order.seat, order.attempt)
 
@@ -79,24 +89,22 @@ def train_request(run: Run, round_: RoundState, entry: Entry, peer: Peer, seat: 
     weights_context = seal_context("weights", order.job_id, recipient, *place)
     if entry.snapshot:
         blob = BlobRef(
-            sha256=round_.snapshot_blob,
-            size=round_.snapshot_size,
-            sealed_key=sealed(round_.snapshot_key, weights_context),
+            sha256=start.snapshot_blob,
+            size=start.snapshot_size,
+            sealed_key=sealed(start.snapshot_key, weights_context),
         )
         weights = WeightsRef(snapshot=blob)
     else:
         blob = BlobRef(
-            sha256=round_.delta_blob, size=round_.delta_size, sealed_key=sealed(round_.delta_key, weights_context)
+            sha256=start.delta_blob, size=start.delta_size, sealed_key=sealed(start.delta_key, weights_context)
         )
-        weights = WeightsRef(delta=blob, base=round_.base_hash)
-    data_context = seal_context("data", order.job_id, recipient, bytes.fromhex(partition.hash))
+        weights = WeightsRef(delta=blob, base=start.base_hash)
+    data_context = seal_context("data", order.job_id, recipient, bytes.fromhex(rows.hash))
     call = TrainCall(
         order=entry.order,
-        spec=run.data.spec.to_bytes(),
-        partition=BlobRef(
-            sha256=partition.blob, size=partition.size, sealed_key=sealed(partition.content_key, data_context)
-        ),
-        salt=bytes.fromhex(partition.salt),
+        spec=subject(run, entry.trial).spec.to_bytes(),
+        partition=BlobRef(sha256=rows.blob, size=rows.size, sealed_key=sealed(rows.content_key, data_context)),
+        salt=bytes.fromhex(rows.salt),
         weights=weights,
     )
     return CallRequest(
@@ -105,7 +113,7 @@ def train_request(run: Run, round_: RoundState, entry: Entry, peer: Peer, seat: 
         deadline=ACK_WITHIN + order.time_box + TRANSFER,
         ack_within=ACK_WITHIN,
         job_id=order.job_id,
-        reads=(partition.blob, blob.sha256),
+        reads=(rows.blob, blob.sha256),
         max_upload=order.max_bytes,
         max_uploads=1,
     )

@@ -21,6 +21,8 @@ from tasks.context import Run
 from tasks.orders import read_order, update_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
+from tasks.subject import subject
+from tasks.trials import advance_trials
 
 HANDLING = 0.1  # seconds of a shard that the gateway's clock cannot tell from training: upload, scheduling, warm-up
 
@@ -33,7 +35,7 @@ async def rebalance(run: Run) -> None:
     if round_.stage == "finished":
         return
     with run.timed("rebalance"):
-        await asyncio.to_thread(_advance, run, round_)
+        await asyncio.to_thread(_advance if run.job.search is None else advance_trials, run, round_)
         handling = handling_seconds(round_)
         for entry in round_.entries:
             _learn(run, entry, handling)
@@ -110,6 +112,11 @@ def training_seconds(entry: Entry, handling: float) -> float:
     return max(entry.seconds - handling, entry.seconds / 3)
 
 
+def _full_steps(run: Run, entry: Entry, step: int) -> int:
+    """The entry's steps, in steps of the costliest of the job's trainings: speeds are of those."""
+    return max(1, round(entry.segments * step * subject(run, entry.trial).weight))
+
+
 def _learn(run: Run, entry: Entry, handling: float) -> None:
     """The seat's account of this round: counts, speed, state."""
     seat = run.state.seat(entry.seat)
@@ -126,7 +133,7 @@ def _learn(run: Run, entry: Entry, handling: float) -> None:
         seat.samples_seconds += seconds
         seat.faults = 0
         belief = Correction(**seat.belief).observe(
-            seconds, entry.segments * step, entry.segments, blur=HANDLING / seconds
+            seconds, _full_steps(run, entry, step), entry.segments, blur=HANDLING / seconds
         )
         seat.belief = asdict(belief)
     elif entry.outcome == "rejected":
@@ -161,7 +168,7 @@ def _attempt(run: Run, round_: RoundState, entry: Entry, seat: Seat, handling: f
         predictor=plan["predictor"],
         version=plan["version"],
         predicted=entry.planned_seconds / (entry.max_segments * order.segment_steps),
-        job=stored_facts(run),
+        job=subject(run, entry.trial).facts or stored_facts(run),
         probes=tuple(seat.probes),
         share=seat.share,
         steps=entry.segments * order.segment_steps,

@@ -31,6 +31,7 @@ from tasks.peers import Peer, connected
 from tasks.planning import candidates, limits
 from tasks.segment import stored_facts
 from tasks.state import Partition, Seat
+from tasks.trials import plan_trials, seal_trial_rows, work_left
 
 RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
 MOST_FAULTS = 2  # in a row, after which a seat gets no further order
@@ -48,7 +49,8 @@ async def next_round(run: Run) -> bool:
     remaining = run.state.total_steps - run.state.steps_done
     if run.round is not None and run.round.stage == "awarded":
         return True  # what is left of it needs no chain
-    if (run.round is None and remaining < plan.segment_steps) or await _over(run):
+    left = remaining >= plan.segment_steps if run.job.search is None else work_left(run)
+    if (run.round is None and not left) or await _over(run):
         return False
     if run.round is not None:
         return True
@@ -60,17 +62,21 @@ async def next_round(run: Run) -> bool:
             run.state.ended_early = "the deadline is near: what was trained so far is delivered"
             return False
         await _refresh(run, plan)
-        await asyncio.to_thread(_assign_rows, run)
-        await _seal_partitions(run)
+        await _deal(run)
         beliefs = {seat.seat: Correction(**seat.belief).prediction for seat in run.state.active()}
         most = _affordable(run, job, plan)
         if most is not None and sum(most.values()) < plan.segment_steps:
             run.state.ended_early = "the budget is spent: what was trained so far is delivered"
             return False
         number = max(run.state.round, job.round) + 1
-        run.plan = plan_round(plan, number, remaining, beliefs, most_steps=most)
+        if run.job.search is None:
+            run.plan = plan_round(plan, number, remaining, beliefs, most_steps=most)
+        else:
+            run.plan = plan_trials(run, plan, number, beliefs, most)
+            if run.plan is None:
+                run.state.ended_early = "the budget is spent: what was trained so far is delivered"
         run.save()
-    return True
+    return run.plan is not None
 
 
 async def _over(run: Run) -> bool:
@@ -180,6 +186,15 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
 
 
 # ---------------------------------------------------------------- rows
+
+
+async def _deal(run: Run) -> None:
+    """The rows of the next round: a part of them for each seat, or the same for all in independent trainings."""
+    if run.job.search is not None:
+        await seal_trial_rows(run, _seal)
+        return
+    await asyncio.to_thread(_assign_rows, run)
+    await _seal_partitions(run)
 
 
 def _assign_rows(run: Run) -> None:

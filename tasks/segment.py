@@ -18,6 +18,7 @@ from cloudlinkup.training.outer import Published
 from models.facts import JobFacts
 from tasks.context import Run
 from tasks.planning import job_facts, load_data, profile
+from tasks.trials import SEARCH, load_trials, plan_search
 
 PREPARED, FACTS = "prepared.safetensors", "facts.json"
 
@@ -35,6 +36,8 @@ async def segment(run: Run) -> None:
         else:
             run.prepared = await load_data(run.job, run.settings.file_roots)
             run.write(PREPARED, run.prepared.to_bytes())
+        if run.job.search is not None:
+            await _search(run)
         if not (run.folder / FACTS).exists():
             reference = await profile(run.data, run.settings)
             facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home)
@@ -43,6 +46,15 @@ async def segment(run: Run) -> None:
     if run.state.stage == "segment":
         run.save("allocate")
         run.event("segmented", rows=len(run.data.features), inputs=run.data.spec.inputs, outputs=run.data.spec.outputs)
+
+
+async def _search(run: Run) -> None:
+    """The job's independent trainings instead of its one."""
+    if not (run.folder / SEARCH).exists():
+        plan = await plan_search(run.job, run.data, run.settings)
+        run.write(FACTS, plan.facts[0].model_dump_json().encode())
+        run.write(SEARCH, plan.model_dump_json().encode())
+    await asyncio.to_thread(load_trials, run)
 
 
 def stored_facts(run: Run) -> JobFacts:

@@ -86,6 +86,16 @@ class Award(Kept):
         return self.target - self.base
 
 
+class TrialState(Kept):
+    """One of a search's independent trainings: how far it is, and how good it was there."""
+
+    done: int = 0  # verified steps
+    generation: int = 0  # of its weights
+    state: Literal["open", "stopped", "done"] = "open"
+    scores: list[tuple[int, float]] = []  # steps done, score on the rows to choose by
+    holder: int = -1  # the seat whose cache has the weights before the present ones
+
+
 class JobState(Kept):
     stage: Stage = "segment"
     flow_run_id: str = ""
@@ -112,6 +122,9 @@ class JobState(Kept):
     metric: str = ""
     score: float = 0.0
     curve: list[tuple[int, float]] = []  # steps done, score
+    trials: list[TrialState] = []  # of a job with `search`, by number
+    rung: int = 0  # of its successive halving, that is next
+    shared: dict[str, Partition] = {}  # of such a job, by the fold that is left out: every seat trains on the same
     stage_seconds: dict[str, float] = {}
     awards: dict[int, Award] = {}  # by seat, what the chain has not taken yet
     awards_round: int = 0  # the last round whose pay is in there
@@ -129,12 +142,27 @@ class JobState(Kept):
 Outcome = Literal["ordered", "committed", "empty", "refused", "lost", "timeout", "accepted", "rejected"]
 
 
+class Start(Kept):
+    """The published weights that a shard begins with: their sealed blobs, and the keys in hex."""
+
+    weights_hash: str = ""
+    snapshot_blob: str = ""
+    snapshot_key: str = ""
+    snapshot_size: int = 0
+    delta_blob: str = ""
+    delta_key: str = ""
+    delta_size: int = 0
+    base_hash: str = ""
+
+
 class Entry(Kept):
     """One seat's shard in one round."""
 
     seat: int
     agent: str
     attempt: int
+    trial: int | None = None  # of a job with `search`
+    start: Start | None = None  # then, the trial's; else the round's
     order: Signed
     snapshot: bool
     max_segments: int
@@ -154,18 +182,10 @@ class Entry(Kept):
     bytes_down: int = 0
 
 
-class RoundState(Kept):
+class RoundState(Start):
     round: int
     stage: Literal["ordered", "trained", "committed", "verified", "awarded", "finished"] = "ordered"
     secret: str
-    weights_hash: str
-    snapshot_blob: str
-    snapshot_key: str
-    snapshot_size: int
-    delta_blob: str = ""
-    delta_key: str = ""
-    delta_size: int = 0
-    base_hash: str = ""
     root: str = ""
     commit_slot: int = 0
     audit_bytes: int = 0

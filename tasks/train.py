@@ -16,7 +16,8 @@ from tasks.awards import carried, read_job
 from tasks.context import Run
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
-from tasks.state import Entry, RoundState, Seat
+from tasks.state import Entry, RoundState, Seat, Start
+from tasks.subject import Subject, subject
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -48,41 +49,61 @@ async def train_round(run: Run) -> None:
 
 async def _begin(run: Run, plan: RoundPlan) -> None:
     """Publishes the weights, signs the orders and stores all of it before anything is sent."""
-    assert run.state.terms is not None
-    published, job_id = run.weights, run.state.terms.job_id
-    flat = published.published.tobytes()
-    blob, key = encrypt_blob(flat)
-    round_ = RoundState(
-        round=plan.round,
-        secret=secrets.token_hex(32),
-        weights_hash=sha256(flat),
-        snapshot_blob=await run.blobs.put(job_id, blob),
-        snapshot_key=key.hex(),
-        snapshot_size=len(blob),
-    )
-    if (delta := run.folder / f"delta-{run.state.generation}.bin").exists():
-        blob, key = encrypt_blob(delta.read_bytes())
-        round_.delta_blob, round_.delta_key = await run.blobs.put(job_id, blob), key.hex()
-        round_.delta_size = len(blob)
-        round_.base_hash = (run.folder / f"base-{run.state.generation}.txt").read_text()
+    common = Start() if run.job.search is not None else await _publish(run, subject(run, None))
+    round_ = RoundState(round=plan.round, secret=secrets.token_hex(32), **common.model_dump())
     seats = {seat.seat: seat for seat in run.state.seats}
     for place in plan.seats:
-        round_.entries.append(_entry(run, round_, seats[place.seat], place))
+        start = None if place.trial is None else await _publish(run, subject(run, place.trial))
+        round_.entries.append(_entry(run, round_, seats[place.seat], place, start))
     run.state.round_began = time.time()
     run.save()  # the attempts that the orders used up
     run.round = round_
     run.save_round()
 
 
-def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound) -> Entry:
-    span = (place.progress_from, place.progress_to)
-    order = make_order(run, round_, seat, max_segments=place.max_segments, span=span, time_box=place.time_box)
+async def _publish(run: Run, of: Subject) -> Start:
+    """The network's present weights as sealed blobs: whole, and as what changed since the generation before."""
+    assert run.state.terms is not None
+    job_id, flat = run.state.terms.job_id, of.published.published.tobytes()
+    blob, key = encrypt_blob(flat)
+    start = Start(
+        weights_hash=sha256(flat),
+        snapshot_blob=await run.blobs.put(job_id, blob),
+        snapshot_key=key.hex(),
+        snapshot_size=len(blob),
+    )
+    if (delta := run.folder / f"{of.prefix}delta-{of.generation}.bin").exists():
+        blob, key = encrypt_blob(delta.read_bytes())
+        start.delta_blob, start.delta_key = await run.blobs.put(job_id, blob), key.hex()
+        start.delta_size = len(blob)
+        start.base_hash = (run.folder / f"{of.prefix}base-{of.generation}.txt").read_text()
+    return start
+
+
+def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound, start: Start | None) -> Entry:
+    """`start`: of the training that the seat goes on with; None where all train one network."""
+    order = make_order(
+        run,
+        round_,
+        seat,
+        max_segments=place.max_segments,
+        span=(place.progress_from, place.progress_to),
+        time_box=place.time_box,
+        trial=place.trial,
+        start=start,
+    )
+    if place.trial is None:
+        has_base = seat.has_weights == run.state.generation - 1
+    else:
+        has_base = run.state.trials[place.trial].holder == seat.seat
     entry = Entry(
         seat=seat.seat,
         agent=seat.agent,
         attempt=seat.attempts,
+        trial=place.trial,
+        start=start,
         order=order,
-        snapshot=not (round_.delta_blob and seat.has_weights == run.state.generation - 1),
+        snapshot=not ((start or round_).delta_blob and has_base),
         max_segments=place.max_segments,
         planned_seconds=place.prediction.seconds * place.steps,
     )
@@ -137,6 +158,8 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
             max_segments=order.max_segments,
             span=(order.progress_from, order.progress_to),
             time_box=order.time_box,
+            trial=entry.trial,
+            start=entry.start,
         )
         entry.snapshot, entry.attempt, entry.outcome = True, seat.attempts, "ordered"
         seat.attempts += 1

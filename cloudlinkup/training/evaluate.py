@@ -41,7 +41,12 @@ def evaluate(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targ
     """
     if not len(features) or len(features) != len(targets):
         raise ValueError("a score needs rows, and as many targets")
-    out = outputs(spec, weights, features).astype(np.float64)
+    return score_outputs(spec, outputs(spec, weights, features), targets)
+
+
+def score_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> Score:
+    """`evaluate`, of outputs (rows, outputs) that are there already."""
+    out = answers.astype(np.float64)
     if spec.task == "classification":
         shifted = out - out.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,96 @@
+"""The quote of a job with `search`: the same contributors and price, but waves of independent trainings.
+
+One price a step for all trainings, that of the costliest, since a step is what the chain counts; a search over sizes
+therefore pays small networks' steps like large ones'. Times come from the waves that would be if everybody worked at
+the predicted speed. The steps are what halving leaves, which is known beforehand: how many stop, if not which.
+Not covered: contributors' hours, which the split of a shared training follows and this does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloudlinkup.errors import BadInput
+from cloudlinkup.types import format_tokens
+from models.pricing import with_fee
+from models.reasons import advice
+from models.trials import SearchWork, forecast
+
+if TYPE_CHECKING:
+    from models.quote import Quote
+
+
+def for_search(quote: Quote, work: SearchWork) -> Quote:
+    """`quote`: of as many steps of the costliest training. Raises BadInput (deadline, budget) where they bind."""
+    limits, seats = quote.inputs.limits, quote.plan.seats
+    p50, p90 = (
+        forecast(work.standings(), speeds, segment=work.segment, halving=work.halving)
+        for speeds in (
+            {seat.seat: seat.prediction.seconds for seat in seats},
+            {seat.seat: seat.prediction.high for seat in seats},
+        )
+    )
+    total, price = work.total_steps, quote.plan.price
+    cost = with_fee(total * price, limits.fee_bps)
+    stranded = sum(p50.largest[: -(-len(seats) // 3)])
+    hard_cap = with_fee((total + stranded) * price, limits.fee_bps)
+    shards = p50.waves * len(seats)
+    step = quote.inputs.job.profile.step_seconds(quote.inputs.job.batch)
+    audit = min(total, 2 * shards * work.segment) * step
+    fixed = [limits.setup_seconds + found.waves * limits.round_seconds + audit for found in (p50, p90)]
+    seconds_p50, seconds_p90 = fixed[0] + p50.seconds, fixed[1] + p90.seconds
+    if quote.inputs.goal in ("both", "deadline") and seconds_p90 > limits.deadline_seconds:
+        raise BadInput(
+            "deadline",
+            f"in {max(0.0, limits.deadline_seconds):.0f} s",
+            f"the trainings are done in {seconds_p90:.0f} s with 90% confidence",
+            f"allow at least {seconds_p90:.0f} s from now, or take fewer samples or trainings",
+        )
+    if quote.inputs.goal in ("both", "budget") and hard_cap > limits.budget:
+        raise BadInput(
+            "budget",
+            format_tokens(limits.budget, limits.decimals),
+            "the trainings may cost more, with the spending limit counting caps of contributors that are lost",
+            f"raise it to at least {format_tokens(hard_cap, limits.decimals)}, or take fewer samples or trainings",
+        )
+    share = sum(s * w for s, w in zip(work.steps, work.weights, strict=True)) / sum(work.steps)
+    single = total * share * step
+    return quote.model_copy(
+        update={
+            "seconds_p50": seconds_p50,
+            "seconds_p90": seconds_p90,
+            "cost_p50": cost,
+            "cost_p90": cost,
+            "hard_cap": hard_cap,
+            "single_machine_seconds": single,
+            "audit_seconds": audit,
+            "options": (),
+            "notes": (*_notes(work, len(seats)), *quote.notes),
+            "advice": advice(limits, single, seconds_p50, cost),
+            "plan": quote.plan.model_copy(
+                update={
+                    "total_steps": total,
+                    "dropped_steps": 0,
+                    "segment_steps": work.segment,
+                    "local_steps": max(p50.largest, default=work.segment),
+                    "rounds": p50.waves,
+                }
+            ),
+        }
+    )
+
+
+def _notes(work: SearchWork, seats: int) -> list[str]:
+    whole, total = sum(work.steps), work.total_steps
+    notes = [
+        f"{len(work.steps)} independent trainings, {total} steps in all; every contributor reads all the rows of the"
+        " trainings it works on, and nothing is averaged between them"
+    ]
+    if total < whole:
+        saved = 100 * (1 - total / whole)
+        notes.append(f"successive halving saves {whole - total} of {whole} steps ({saved:.0f}%)")
+    if len(set(work.weights)) > 1:
+        notes.append("one price a step for all trainings, that of the costliest")
+    if len(work.steps) < 2 * seats:
+        notes.append("few trainings for so many contributors: the last ones wait for each other")
+    return notes

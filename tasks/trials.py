@@ -1,0 +1,308 @@
+"""The independent trainings of a job with `search`, between the stored state and the pure rules of `models/trials`.
+
+A wave is a round like any other: orders, roots, challenges, replays and awards are the same. What differs stands here:
+what each order is about, what becomes of an accepted update (it is added to its own training, with no other), which
+trainings go on. After `kill -9` each training goes on from its own last stored weights. No Prefect in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cloudlinkup.errors import BadInput
+from cloudlinkup.home import Settings
+from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count
+from cloudlinkup.training.data import pack_partition
+from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.outer import Published
+from cloudlinkup.training.quantize import dequantise
+from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.types import Folds, Frozen, JobSpec
+from cloudlinkup.wire.hashes import sha256
+from models.facts import JobFacts, Prediction
+from models.plan import LEAST_BOX, LEAST_SLACK, MOST_SLACK, JobPlan, RoundPlan, SeatRound
+from models.trials import (
+    SearchWork,
+    Standing,
+    after_wave,
+    expand,
+    fold_of_rows,
+    halves,
+    most_segments,
+    plan_wave,
+    segment_steps,
+    total_steps,
+)
+from tasks.context import Run
+from tasks.orders import update_name
+from tasks.planning import job_facts, profile
+from tasks.state import Partition, RoundState, TrialState
+from tasks.subject import Subject, trial_rows
+
+SEARCH = "search.json"
+LOWER_IS_BETTER = ("loss", "perplexity")
+
+
+class TrialPlan(Frozen):
+    """One training, as it was set up. `spec`: canonical JSON. `facts`: its place among the search's."""
+
+    settings: dict[str, Any]
+    fold: int | None
+    spec: str
+    facts: int
+
+
+class SearchPlan(Frozen):
+    """All of them, and what planning knows of each kind of step. `facts[0]` is the costliest's, for all the steps."""
+
+    trials: tuple[TrialPlan, ...]
+    work: SearchWork
+    facts: tuple[JobFacts, ...]
+
+
+async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> SearchPlan:
+    """Expands, checks and times the trainings: about a second for each network that differs. Raises BadInput."""
+    trials, found = expand(job), []
+    segment = segment_steps(trials)
+    if isinstance(job.search, Folds):
+        _folds(job, data)
+    profiles: dict[str, Any] = {}
+    known: dict[tuple[str, int], JobFacts] = {}
+    for trial in trials:
+        one = trial.job
+        model = one.model.model_dump(mode="json")
+        spec = replace(data.spec, model=model, batch=one.train.batch, lr=one.train.lr, seed=one.train.seed)
+        try:
+            check_spec(spec)
+        except ValueError as error:
+            problem = f"{error} (in a training with {trial.settings})"
+            raise BadInput("search", trial.number, problem, "leave that combination out") from None
+        key, like = json.dumps(model), replace(data, spec=spec)
+        if key not in profiles:
+            profiles[key] = await profile(like, settings)
+        if (key, spec.batch) not in known:
+            facts = await asyncio.to_thread(job_facts, one, like, profiles[key], settings.home)
+            known[key, spec.batch] = facts
+        found.append((trial, spec, (key, spec.batch)))
+    seconds = {kind: facts.profile.step_seconds(facts.batch) for kind, facts in known.items()}
+    order = sorted(known, key=lambda kind: (-seconds[kind], kind))
+    work = SearchWork(
+        steps=tuple(total_steps(trial, segment) for trial, _, _ in found),
+        weights=tuple(seconds[kind] / seconds[order[0]] for _, _, kind in found),
+        most_segments=tuple(most_segments(parameter_count(spec)) for _, spec, _ in found),
+        segment=segment,
+        halving=getattr(job.search, "halving", None),
+    )
+    costliest = known[order[0]]
+    quoted = costliest.model_copy(update={"samples": work.total_steps * costliest.batch})
+    return SearchPlan(
+        trials=tuple(
+            TrialPlan(
+                settings=trial.settings, fold=trial.fold, spec=spec.to_bytes().decode(), facts=1 + order.index(kind)
+            )
+            for trial, spec, kind in found
+        ),
+        work=work,
+        facts=(quoted, *(known[kind] for kind in order)),
+    )
+
+
+def stored_search(run: Run) -> SearchPlan:
+    """What segment planned of this job's search."""
+    return SearchPlan.model_validate_json((run.folder / SEARCH).read_bytes())
+
+
+def load_trials(run: Run) -> None:
+    """Every training at its last stored weights, or at its start."""
+    plan = stored_search(run)
+    if not run.state.trials:
+        run.state.trials = [TrialState() for _ in plan.trials]
+    if isinstance(run.job.search, Folds):
+        run.folds = _folds(run.job, run.data)
+    run.trials = [_live(run, plan, number) for number in range(len(plan.trials))]
+
+
+def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
+    trial, state, prefix = plan.trials[number], run.state.trials[number], f"trials/{number:02}/"
+    spec = TrainingSpec.from_bytes(trial.spec.encode())
+    kept = run.folder / f"{prefix}weights-{state.generation}.bin"
+    if state.generation and kept.exists():
+        published = Published.from_bytes(kept.read_bytes())
+    else:
+        published = Published(np.ascontiguousarray(initial_weights(spec), dtype=np.float32))
+    return Subject(
+        spec=spec,
+        published=published,
+        generation=state.generation,
+        prefix=prefix,
+        weight=plan.work.weights[number],
+        fold=trial.fold,
+        facts=plan.facts[trial.facts],
+    )
+
+
+def _folds(job: JobSpec, data: Prepared) -> np.ndarray:
+    assert isinstance(job.search, Folds)
+    classes = data.targets if job.task == "classification" else None
+    return fold_of_rows(len(data.features), job.search.folds, job.train.seed, classes)
+
+
+def work_left(run: Run) -> bool:
+    return any(trial.state == "open" for trial in run.state.trials)
+
+
+def standings(run: Run, work: SearchWork) -> list[Standing]:
+    """Every training as the rules see it."""
+    return [
+        replace(
+            one,
+            done=state.done,
+            state=state.state,
+            score=better(run.state.metric, state.scores[-1][1]) if state.scores else None,
+        )
+        for one, state in zip(work.standings(), run.state.trials, strict=True)
+    ]
+
+
+def better(metric: str, value: float) -> float:
+    """The score so that higher is better."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+Seal = Callable[[Run, bytes, int, str], Awaitable[Partition]]
+
+
+async def seal_trial_rows(run: Run, seal: Seal) -> None:
+    """The rows as sealed blobs: once for all seats, and once for each fold that is left out."""
+    for number, of in enumerate(run.trials):
+        key = str(of.fold)
+        if key in run.state.shared:
+            continue
+        features, targets = trial_rows(run, number)
+        plain = await asyncio.to_thread(pack_partition, features, targets)
+        run.state.shared = run.state.shared | {key: await seal(run, plain, len(features), f"all but fold {key}")}
+
+
+def plan_trials(
+    run: Run, plan: JobPlan, number: int, beliefs: Mapping[int, Prediction], most: Mapping[int, int] | None
+) -> RoundPlan | None:
+    """The next wave, as orders will say it; None where the budget leaves no segment. `most`: steps by seat."""
+    work = stored_search(run).work
+    speeds = {seat: belief.seconds for seat, belief in beliefs.items()}
+
+    def wave(caps: Mapping[int, int] | None) -> Any:
+        return plan_wave(
+            standings(run, work),
+            speeds,
+            segment=work.segment,
+            halving=work.halving,
+            rung=run.state.rung,
+            first=run.state.round == 0,
+            most_steps=caps,
+        )
+
+    chunks = wave(None)
+    if most is not None and sum(c.segments for c in chunks) * work.segment > sum(most.values()):
+        chunks = wave(most)
+    if not chunks:
+        return None
+    longest = max(chunk.seconds for chunk in chunks)
+    slack = max(beliefs[chunk.seat].high / beliefs[chunk.seat].seconds for chunk in chunks)
+    box = min(86_400.0, max(LEAST_BOX, longest * min(MOST_SLACK, max(LEAST_SLACK, slack))))
+    return RoundPlan(
+        round=number,
+        steps=sum(chunk.segments for chunk in chunks) * work.segment,
+        seats=tuple(
+            SeatRound(
+                seat=chunk.seat,
+                agent=beliefs[chunk.seat].agent,
+                trial=chunk.trial,
+                max_segments=chunk.segments,
+                segment_steps=work.segment,
+                progress_from=chunk.progress_from,
+                progress_to=chunk.progress_to,
+                time_box=box,
+                prediction=_scaled(beliefs[chunk.seat], work.weights[chunk.trial]),
+            )
+            for chunk in chunks
+        ),
+        idle=tuple(seat for seat in beliefs if seat not in {chunk.seat for chunk in chunks}),
+        seconds=longest,
+        time_box=box,
+        predictor=plan.predictor,
+        version=plan.version,
+    )
+
+
+def _scaled(prediction: Prediction, weight: float) -> Prediction:
+    times = {name: getattr(prediction, name) * weight for name in ("seconds", "low", "high", "base")}
+    return prediction.model_copy(update=times)
+
+
+def advance_trials(run: Run, round_: RoundState) -> None:
+    """Each accepted update moves its own training; then the rungs say which of them stop."""
+    work = stored_search(run).work
+    for entry in round_.entries:
+        if entry.outcome == "accepted":
+            assert entry.trial is not None
+            _advance_one(run, round_, entry.trial, entry.seat, entry.segments * work.segment, work)
+    gone, run.state.rung = after_wave(standings(run, work), work.halving, run.state.rung, work.segment)
+    for number in gone:
+        run.state.trials[number].state = "stopped"
+    if gone:
+        run.event("stopped", round=round_.round, trials=list(gone), why="the best at this rung go on")
+    last = [state.scores[-1][1] for state in run.state.trials if state.scores]
+    if last:
+        run.state.score = max(last, key=lambda value: better(run.state.metric, value))
+        run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
+
+
+def _advance_one(run: Run, round_: RoundState, number: int, seat: int, steps: int, work: SearchWork) -> None:
+    of, state = run.trials[number], run.state.trials[number]
+    published = of.published
+    update = dequantise((run.folder / update_name(round_.round, seat)).read_bytes(), published.weights.size)
+    base = sha256(published.published.tobytes())
+    run.state.steps_done += steps
+    state.done += steps
+    try:
+        delta = published.advance(published.weights + update)
+    except ValueError as error:  # diverged: verified work stays paid, this training is over
+        run.event("not_advanced", round=round_.round, trial=number, why=str(error))
+        state.state = "stopped"
+        return
+    run.write(f"{of.prefix}delta-{published.rounds}.bin", delta)
+    run.write(f"{of.prefix}base-{published.rounds}.txt", base.encode())
+    run.write(f"{of.prefix}weights-{published.rounds}.bin", published.to_bytes())
+    state.generation, state.holder = published.rounds, seat
+    run.trials[number] = replace(of, generation=published.rounds)
+    run.state.metric, value = score(of.spec, published.published, *choosing_rows(run, number))
+    state.scores = [*state.scores, (state.done, value)]
+    if state.done >= work.steps[number]:
+        state.state = "done"
+
+
+def choosing_rows(run: Run, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a training is judged on: its fold, or the first half of the held-out rows."""
+    data, fold = run.data, run.trials[number].fold
+    if fold is not None:
+        return data.features[run.folds == fold], data.targets[run.folds == fold]
+    if isinstance(run.job.search, Folds):
+        return data.holdout_features, data.holdout_targets  # nothing is chosen by it
+    rows, _ = halves(len(data.holdout_targets), run.job.train.seed)
+    return data.holdout_features[rows], data.holdout_targets[rows]
+
+
+def reporting_rows(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out rows that nothing was chosen by."""
+    data = run.data
+    if isinstance(run.job.search, Folds):
+        return data.holdout_features, data.holdout_targets
+    _, rows = halves(len(data.holdout_targets), run.job.train.seed)
+    return data.holdout_features[rows], data.holdout_targets[rows]
