@@ -203,8 +203,8 @@ def platform(localnet: Localnet, make_platform: Callable[..., Platform]) -> Plat
 
 
 def free_base() -> int:
-    """A port base whose ports are all free now."""
-    for base in range(21_000 + os.getpid() % 5_000, 32_000, 10):
+    """A port base whose ports are all free now; ranges of other test processes are elsewhere or the very same."""
+    for base in range(21_000 + os.getpid() % 500 * 20, 32_000, 20):
         probes: list[socket.socket] = []
         try:
             for offset in PORTS.values():

@@ -323,12 +323,14 @@ async def TooManySeats(t: Try) -> None:
     job, operator = await t.open(lasts=1_000_000), t.key("operator")
     where = {**t.job(job), "payer": operator.public}
     client = t.ledger._rpc.client
-    block_hash = (await client.get_latest_blockhash()).value.blockhash
     seat = t.ledger._program.seat_init(operator.public, 0, 0)
     for first in range(0, 1_024, 16):
+        block_hash = (await client.get_latest_blockhash()).value.blockhash
         add = t.built("assign_seats", first, [seat] * 16, where=where)
         await client.send_raw_transaction(bytes(sign([add], operator, [], block_hash)), TxOpts(skip_preflight=True))
-    await asyncio.sleep(0.1)  # two slots: confirmed
+    async with asyncio.timeout(120):
+        while (found := await t.ledger.job(job)) is None or len(found.seats) < 1_024:  # noqa: ASYNC110 (the chain's)
+            await asyncio.sleep(0.1)
     await t.raw("assign_seats", 1_024, [seat], signer=operator, where=where)
 
 
