@@ -161,10 +161,11 @@ def show_quote(console: Console, document: dict[str, Any]) -> None:
         f"never more than {tokens(document['hard_cap'])}"
     )
     console.print(f"One machine like this: {document['single_machine_seconds']:.1f} s. {document['advice'] or ''}")
+    readers = document["plaintext_readers"]
     audit = "" if document["audit_cost"] is None else f", which costs {tokens(document['audit_cost'])}"
     console.print(
         f"The audit: {document['audit_seconds']:.1f} s of this machine{audit}, {document['audit_bytes'] / 1e6:.1f} MB. "
-        f"{document['plaintext_readers']} contributors would read rows in plaintext.",
+        f"{readers} contributor{'s' if readers > 1 else ''} would read rows in plaintext.",
         soft_wrap=True,
     )
     console.print(f"{document['bottleneck']}.", soft_wrap=True)
