@@ -28,7 +28,6 @@ from cloudlinkup.ledger.wallet import WalletLedger
 from tests.ledger.faulty import proxy
 
 if TYPE_CHECKING:
-    from tests.conftest import Localnet, Platform
     from tests.ledger.conftest import Play
 
 KEYS = st.binary(min_size=32, max_size=32).map(Pubkey.from_bytes)
@@ -143,34 +142,29 @@ async def test_refusals_are_told_as_everywhere(play: Play) -> None:
 
 
 async def test_a_lost_answer_is_found_and_a_swallowed_transaction_is_not_confirmed(
-    start_localnet: Callable[..., Localnet], make_platform: Callable[..., Platform], monkeypatch: pytest.MonkeyPatch
+    play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that loses answers, and one that loses transactions until their block hash is over: a repeat completes."""
-    from cloudlinkup.ledger.escrow import Ledger
-    from tests.ledger.conftest import Play
-
-    chain = start_localnet(slot_ms=20)
-    stage = await asyncio.to_thread(make_platform, chain, min_window=60, arbiter_window=120)
-    monkeypatch.setattr(wallet, "RESEND_SECONDS", 0.2)
-    mode = ["swallow"]
+    monkeypatch.setattr(wallet, "RESEND_SECONDS", 0.5)
+    mode, sponsor = ["swallow"], play.key("sponsor")
 
     async def trouble(method: str, request: Any, forward: Callable[[], Awaitable[bytes]]) -> bytes | None:
         if method == "sendTransaction" and mode[0] == "swallow":
+            play.stage.chain.warp(60)  # the block hash's whole life
             return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": "1" * 64}).encode()
         found = await forward()
         return None if method == "sendTransaction" and mode[0] == "lose" else found
 
-    async with Ledger.connect(chain.url, chain.program_id, poll=0.01) as ledger, proxy(chain, trouble) as url:
-        play = Play(ledger, stage)
-        job, one = await bonded(play)
-        mine = WalletLedger(url, chain.program_id, poll=0.02)
+    job, one = await bonded(play)
+    async with proxy(play.stage.chain, trouble) as url:
+        mine = WalletLedger(url, play.ledger.program_id, poll=0.05)
         with pytest.raises(NotConfirmed, match="before its block hash expired"):
-            await mine.accept_seat(one, job, 0, payer=stage.keys["sponsor"])
-        found = await ledger.job(job)
+            await mine.accept_seat(one, job, 0, payer=sponsor)
+        found = await play.ledger.job(job)
         assert found is not None and not found.seats[0].active, "nothing half done"
         mode[0] = "lose"
-        assert len(await mine.accept_seat(one, job, 0, payer=stage.keys["sponsor"])) == 1
-        found = await ledger.job(job)
+        assert len(await mine.accept_seat(one, job, 0, payer=sponsor)) == 1
+        found = await play.ledger.job(job)
         assert found is not None and found.seats[0].active and await play.balance(one) == 0
 
 
