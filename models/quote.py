@@ -30,6 +30,7 @@ import numpy as np
 from cloudlinkup.errors import BadInput, NoContributors
 from cloudlinkup.types import U64_MAX, Frozen, format_tokens
 from models.allocator import water_fill
+from models.auditing import audit_cost
 from models.facts import Candidate, JobFacts, Limits
 from models.plan import JobPlan, plan_job, plan_round
 from models.predictor import Predictor
@@ -38,9 +39,6 @@ from models.reasons import Goal, advice, bottleneck, nobody, notes, reasons
 from models.search_quote import for_search
 from models.selection import Ranked, Selection, select
 from models.trials import SearchWork
-
-SMALL_JOB = 4  # contributors below which every shard's last segment is opened (verify/challenge)
-STATE_BYTES = 12  # of a state, for each parameter; an opening moves the states before and after a segment
 
 
 class QuoteInputs(Frozen):
@@ -101,19 +99,10 @@ def stranded_steps(plan: JobPlan) -> int:
     return sum(steps[: -(-len(plan.seats) // 3)])
 
 
-def audit_segments(plan: JobPlan) -> float:
-    """Segments that are replayed, on average, at the protocol's default: one a shard at random, the last one always in
-    a small job and every second time otherwise, and two more in each contributor's first round."""
-    seats = len(plan.seats)
-    last = 1.0 if seats < SMALL_JOB else 0.5
-    return min(plan.total_steps / plan.segment_steps, seats * (plan.rounds * (1 + last) + 1 + (1 - last)))
-
-
 def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures | None:
     """Time and cost of a plan; None where its contributors' hours end before the work does, at the P90."""
-    opened = audit_segments(plan)
-    audit = opened * plan.segment_steps * job.profile.step_seconds(job.batch)
-    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit
+    audit = audit_cost(plan, job)
+    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit.seconds
     steps_cost = plan.total_steps * plan.price
     p50, p90 = (fixed + _training(plan, chosen, fixed, high=high) for high in (False, True))
     if p90 == inf:
@@ -124,8 +113,8 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
         seconds_p90=p90,
         cost=with_fee(steps_cost, limits.fee_bps),
         hard_cap=with_fee(steps_cost + stranded_steps(plan) * plan.price, limits.fee_bps),
-        audit_seconds=audit,
-        audit_bytes=int(opened * 2 * STATE_BYTES * job.features.get("parameters", 0.0)),
+        audit_seconds=audit.seconds,
+        audit_bytes=int(audit.bytes),
     )
 
 

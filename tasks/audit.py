@@ -27,6 +27,7 @@ from cloudlinkup.verify.tolerance import replay_within
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
 from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf
 from cloudlinkup.wire.messages import Order
+from models.auditing import OPENING_BYTES_A_SECOND, OPENING_LATENCY
 from models.correction import Correction
 from tasks.calibrated import tolerance
 from tasks.context import Run
@@ -36,8 +37,6 @@ from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
 from tasks.subject import partition, subject, trial_rows
 
-OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
-OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
 CALL_DEADLINE = 30.0
 AT_ONCE = 2  # replays side by side
 OPEN_AT_ONCE = 8  # segments of one challenge, by the protocol

@@ -11,10 +11,13 @@ import pytest
 
 from cloudlinkup.errors import BadInput, NoContributors
 from cloudlinkup.types import U64_MAX
+from cloudlinkup.verify.challenge import draw
+from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from flows.quote import replay_quote
+from models.auditing import ANSWER_BYTES, audit_cost, shard_cost
 from models.facts import Candidate, JobFacts, Limits
 from models.predictor import Predictor
-from models.quote import Quote, QuoteInputs, audit_segments, quote_job, requote
+from models.quote import Quote, QuoteInputs, quote_job, requote
 from models.reasons import Goal
 from models.registry import Registry
 
@@ -92,14 +95,33 @@ def test_the_audit_is_part_of_the_time_and_has_its_own_figures(
 ) -> None:
     quote = ask(heavy, limits, market)
     step = heavy.profile.step_seconds(heavy.batch)
-    assert quote.audit_seconds == pytest.approx(audit_segments(quote.plan) * quote.plan.segment_steps * step)
-    assert quote.audit_seconds <= heavy.steps * step and quote.audit_cost is None
-    assert quote.audit_bytes == int(audit_segments(quote.plan) * 24 * heavy.features["parameters"]) > 0
+    expected = audit_cost(quote.plan, heavy)
+    assert quote.audit_seconds == pytest.approx(expected.segments * quote.plan.segment_steps * step)
+    assert 0 < quote.audit_seconds < heavy.steps * step and quote.audit_cost is None
+    assert quote.audit_bytes == int(expected.bytes) > heavy.features["parameters"] * 12  # states are opened
     fixed = limits.setup_seconds + quote.plan.rounds * limits.round_seconds + quote.audit_seconds
     rate = sum(1 / s.prediction.seconds for s in quote.plan.seats)
     assert quote.seconds_p50 == pytest.approx(fixed + quote.plan.total_steps / rate)
     priced = ask(heavy, limits.model_copy(update={"own_hourly": HOUR}), market)
     assert priced.audit_cost == round(HOUR * quote.audit_seconds / 3600)
+
+
+@pytest.mark.parametrize(("first", "small"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("opening", [0.01, 3.3, 100.0])
+def test_the_expected_audit_is_the_average_of_real_draws(first: bool, small: bool, opening: float) -> None:
+    """Against the protocol's own draw and the auditor's own choice of what to open, 3,000 times."""
+    segments, costs = 12, ReplayCosts(segment_seconds=1.0, opening_seconds=opening)
+    replayed = opened = 0
+    for seed in range(3_000):
+        drawn = sorted(draw(seed.to_bytes(32, "little"), segments, newcomer=first, small_job=small))
+        states, at = plan_openings(drawn, costs), 0
+        for number in drawn:
+            replayed += 1 if number in states else number - at
+            at = number
+        opened += len(states)
+    found = shard_cost(segments, costs, 1_000, first=first, small=small)
+    assert found.segments == pytest.approx(replayed / 3_000, rel=0.08)
+    assert found.bytes == pytest.approx(ANSWER_BYTES + 1_000 * opened / 3_000, rel=0.08)
 
 
 def test_hours_bound_what_a_contributor_can_do(heavy: JobFacts, limits: Limits, make_candidate: Make) -> None:

@@ -1,0 +1,82 @@
+"""What the audit of a job is expected to take: segments replayed, seconds of the auditor's machine, bytes moved.
+
+By the very choices that the audit makes: at the default rate (one segment of a shard at random, one more in a
+contributor's first round, the last one always in a small job or a first round and every second time otherwise), each
+drawn segment either replayed from the shard's start or from an opened state, whichever is quicker (`plan_openings`).
+The average is over where the draw may fall. Not covered: rates raised by risk, and second replays of odd updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cloudlinkup.training.segments import state_size
+from cloudlinkup.verify.challenge import SMALL_JOB
+from cloudlinkup.verify.replay import ReplayCosts, plan_openings
+from models.facts import JobFacts
+from models.plan import JobPlan, plan_round
+
+OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
+OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
+PLACES = 12  # of a draw that are averaged over: every one in short shards
+ANSWER_BYTES = 700  # of a challenge and its answer without any state: seen with two contributors
+
+
+@dataclass(frozen=True)
+class AuditCost:
+    """Averages over the draws. `seconds`: of the auditor's machine, replays only."""
+
+    segments: float = 0.0
+    seconds: float = 0.0
+    bytes: float = 0.0
+
+    def plus(self, other: AuditCost, times: float) -> AuditCost:
+        return AuditCost(
+            self.segments + times * other.segments,
+            self.seconds + times * other.seconds,
+            self.bytes + times * other.bytes,
+        )
+
+
+@lru_cache(maxsize=4_096)
+def shard_cost(segments: int, costs: ReplayCosts, size: int, *, first: bool, small: bool) -> AuditCost:
+    """One shard of so many segments; `size`: bytes of a state."""
+    last = 1.0 if first or small else 0.5
+    total, places = AuditCost(), _spread(1, segments)
+    for number in places:
+        others = _spread(1, segments - 1) if first and segments > 1 else [0]
+        for other in others:
+            drawn = {number, (number - 1 + other) % segments + 1}
+            for chance, opened in ((last, drawn | {segments}), (1 - last, drawn)):
+                total = total.plus(_replay(opened, costs, size), chance / len(places) / len(others))
+    return total
+
+
+def _spread(first: int, last: int) -> list[int]:
+    """At most `PLACES` whole numbers that stand for all from first to last."""
+    count = min(PLACES, last - first + 1)
+    return [first + (last - first + 1) * (2 * i + 1) // (2 * count) for i in range(count)]
+
+
+def _replay(drawn: Iterable[int], costs: ReplayCosts, size: int) -> AuditCost:
+    opened, at, replayed = plan_openings(drawn, costs), 0, 0
+    for number in sorted(drawn):
+        replayed += 1 if number in opened else number - at
+        at = number
+    return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + len(opened) * size)
+
+
+def audit_cost(plan: JobPlan, job: JobFacts) -> AuditCost:
+    """All rounds of a plan, each taken to be like the first."""
+    size = state_size(int(job.features.get("parameters", 0)))
+    costs = ReplayCosts(
+        segment_seconds=plan.segment_steps * job.profile.step_seconds(job.batch),
+        opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
+    )
+    total, small = AuditCost(), len(plan.seats) < SMALL_JOB
+    for seat in plan_round(plan, 1, plan.total_steps, plan.predictions).seats:
+        total = total.plus(shard_cost(seat.max_segments, costs, size, first=True, small=small), 1)
+        total = total.plus(shard_cost(seat.max_segments, costs, size, first=False, small=small), plan.rounds - 1)
+    return total
