@@ -286,6 +286,9 @@ class Receipt(Frozen):
     bytes_up: int
     bytes_down: int
     audit_bytes: int
+    audit_seconds: float = 0.0  # of the auditor's machine, in replays
+    audit_segments: int = 0  # replayed
+    audit_cost: str = "0"  # what contributors would have been paid for those
     predictor: str
     quoted: dict[str, Any]
     contributors: tuple[ContributorLine, ...]

@@ -57,7 +57,7 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
             fee_bps=config.fee_bps,
             decimals=decimals,
             reference=reference,
-            replay=await asyncio.to_thread(replay_classes, data, settings.home, reference.device_class),
+            replay=await asyncio.to_thread(replay_classes, job, data, settings.home, reference.device_class),
         )
         if own_hourly is not None:
             bounds = bounds.model_copy(update={"own_hourly": parse_tokens(own_hourly, decimals, "--own-hourly")})

@@ -55,7 +55,9 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
         fee_bps=config.fee_bps,
         decimals=run.decimals,
         reference=facts.profile,
-        replay=await asyncio.to_thread(replay_classes, run.data, run.settings.home, facts.profile.device_class),
+        replay=await asyncio.to_thread(
+            replay_classes, run.job, run.data, run.settings.home, facts.profile.device_class
+        ),
     )
     work = None if run.job.search is None else stored_search(run).work
     found = await candidates(peers.values(), run.settings.home, str(run.owner))

@@ -10,6 +10,7 @@ import numpy as np
 
 from cloudlinkup.home import Home
 from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.types import JobSpec
 from cloudlinkup.verify.calibration import PILOT_SHARE, Calibration, pilot, stored
 from tasks.context import Run
 from tasks.segment import stored_facts
@@ -18,13 +19,14 @@ from tasks.state import Seat
 PILOT_ROWS = 16_384  # of the job's, for its pilot replay
 
 
-def replay_classes(data: Prepared, home: Home, own: str) -> tuple[str, ...]:
+def replay_classes(job: JobSpec, data: Prepared, home: Home, own: str) -> tuple[str, ...]:
     """`own` and every class with a calibration that this job's own pilot replay respects: its first segments must not
-    deviate by more than a tenth of the tolerance when only their rounding changes.
+    deviate by more than a tenth of the tolerance when only their rounding changes. A job of several trainings has
+    several architectures: `own` alone.
 
     Blocks for a few training steps where there is such a calibration at all.
     """
-    found = calibrations(data, home, own)
+    found = calibrations(data, home, own) if job.search is None else {}
     if not found:
         return (own,)
     rows = data.features[:PILOT_ROWS], data.targets[:PILOT_ROWS]

@@ -164,7 +164,9 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
         fee_bps=config.fee_bps,
         decimals=run.decimals,
         reference=facts.profile,
-        replay=await asyncio.to_thread(replay_classes, run.data, run.settings.home, facts.profile.device_class),
+        replay=await asyncio.to_thread(
+            replay_classes, run.job, run.data, run.settings.home, facts.profile.device_class
+        ),
     )
     free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
     for ranked in select(facts, found, predictions, bounds).chosen[:free]:

@@ -42,7 +42,11 @@ class Showing:
         table = acreate_table_artifact(
             key=f"shards-{run.request_id}",
             table=[_row(run, entry) for entry in round_.entries],
-            description=f"Round {round_.round}: {run.state.metric} {run.state.score:.4f}",
+            description=(
+                f"Round {round_.round}: {run.state.metric} {run.state.score:.4f}. "
+                f"Audit: {round_.audit_segments} segments replayed in {round_.audit_seconds:.2f} s, "
+                f"{round_.audit_bytes} bytes"
+            ),
         )
         await asyncio.gather(aupdate_progress_artifact(self._progress, percent), table)
         self._last = time.monotonic()
@@ -67,6 +71,7 @@ def _row(run: Run, entry: Entry) -> dict[str, object]:
         "outcome": entry.outcome,
         "segments": entry.segments,
         "replayed": entry.replayed,
+        "audited more for": ", ".join(entry.risk),
         "seconds": round(entry.seconds, 3),
         "verified steps": seat.steps,
         "approved pay": format_tokens(seat.steps * run.state.price, run.decimals),

@@ -49,7 +49,12 @@ def show_receipt(console: Console, receipt: dict[str, Any]) -> None:
     console.print(f"{receipt['metric']} {receipt['score']:.4f}{compared}")
     console.print(
         f"{receipt['rounds']} rounds, {receipt['seconds']:.1f} s, {_size(receipt['bytes_up'])} up, "
-        f"{_size(receipt['bytes_down'])} down ({_size(receipt['audit_bytes'])} of all for the audit)"
+        f"{_size(receipt['bytes_down'])} down"
+    )
+    console.print(
+        f"audit: {receipt.get('audit_segments', 0)} segments replayed in {receipt.get('audit_seconds', 0):.1f} s here "
+        f"(worth {tokens(receipt.get('audit_cost', '0'))} at the job's price), "
+        f"{_size(receipt['audit_bytes'])} of the bytes"
     )
     quoted = receipt["quoted"]
     if "p50_seconds" in quoted:

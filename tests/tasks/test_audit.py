@@ -110,14 +110,16 @@ async def test_two_threads_are_audited_by_one_within_a_calibration(rig: Rig):
     profile = facts.profile.model_copy(update={"device_class": own.device_class})
     run.write(FACTS, facts.model_copy(update={"profile": profile}).model_dump_json().encode())
     data, classes = run.data, (own.device_class, other.device_class)
-    assert replay_classes(data, run.settings.home, own.device_class) == (own.device_class,)
+    assert replay_classes(run.job, data, run.settings.home, own.device_class) == (own.device_class,)
     found = measure(data.spec, data.features, data.targets, contributor=Setting(), segments=10)
     made = Calibration(*classes, architecture_hash(data.spec), "fp32", found, found.tolerance)
     store(run.settings.home.root / "calibrations", made)
-    assert set(replay_classes(data, run.settings.home, own.device_class)) == set(classes)
+    assert set(replay_classes(run.job, data, run.settings.home, own.device_class)) == set(classes)
     tight = Calibration(*classes, architecture_hash(data.spec), "fp32", found, 1e-12)
     store(run.settings.home.root / "calibrations", tight)
-    assert replay_classes(data, run.settings.home, own.device_class) == (own.device_class,), "its pilot deviates more"
+    assert replay_classes(run.job, data, run.settings.home, own.device_class) == (own.device_class,), (
+        "its pilot deviates more"
+    )
     store(run.settings.home.root / "calibrations", made)
 
     entries = {entry.agent: entry for entry in await rig.train(segments=4)}
