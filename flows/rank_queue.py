@@ -49,7 +49,7 @@ class Ranker:
     def __init__(self, settings: Settings, whose: Callable[[FlowRun], str] | None = None) -> None:
         owner = settings.owner or ""
         self._settings, self._owner, self._whose = settings, owner, whose or (lambda run: owner)
-        self._told: dict[str, tuple[int, bool]] = {}
+        self._told: dict[str, tuple[int, bool]] = {}  # by request
 
     async def look(self, now: float | None = None) -> tuple[Place, ...]:
         """Ranks what waits; empty while nothing has to. `now`: unix seconds, by default this moment."""
@@ -57,7 +57,7 @@ class Ranker:
         async with get_client() as client:
             runs = await _waiting(client, now)
             if not runs or not await _full(client):
-                self._told.clear()
+                self._tell({}, ())
                 return ()
             jobs = [as_waiting(run, self._whose(run)) for run in runs]
             places = rank(jobs, {self._owner: standing_of(self._settings, now)}, now)
@@ -66,12 +66,16 @@ class Ranker:
         return places
 
     def _tell(self, runs: dict[str, FlowRun], places: Sequence[Place]) -> None:
+        named = {str(runs[place.key].parameters.get("request_id") or place.key): place for place in places}
+        if not named and not self._told:
+            return
         store = JobStore(self._settings.home.make().jobs_db)
-        for place in places:
-            if self._told.get(place.key) != (place.place, place.due):
-                self._told[place.key] = (place.place, place.due)
-                request = str(runs[place.key].parameters.get("request_id") or place.key)
+        for request in self._told.keys() - named.keys():
+            store.event(request, "dequeued")
+        for request, place in named.items():
+            if self._told.get(request) != (place.place, place.due):
                 store.event(request, "queued", place=place.place, of=place.of, reason=place.reason)
+        self._told = {request: (place.place, place.due) for request, place in named.items()}
 
 
 def as_waiting(run: FlowRun, client: str) -> Waiting:

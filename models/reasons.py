@@ -14,6 +14,7 @@ from cloudlinkup.types import format_tokens
 from models.facts import Candidate, JobFacts, Limits, Prediction
 from models.plan import JobPlan
 from models.predictor import Predictor
+from models.reputation import standing
 from models.selection import THIN_STEPS, Ranked, Selection, refusal
 
 Goal = Literal["both", "deadline", "budget", "cheapest"]
@@ -49,7 +50,7 @@ def reasons(selection: Selection, plan: JobPlan, group: Sequence[Ranked]) -> tup
     lines = [
         f"{r.candidate.agent[:8]} takes part with about {100 / r.prediction.seconds / total:.0f}% of the steps:"
         f" {1000 * r.prediction.seconds:.3g} ms a step ({1000 * r.prediction.low:.3g} to"
-        f" {1000 * r.prediction.high:.3g}), ask {r.ask} a step"
+        f" {1000 * r.prediction.high:.3g}), ask {r.ask} a step{_standing(r)}"
         for r in group
     ]
     lines += [
@@ -64,6 +65,11 @@ def reasons(selection: Selection, plan: JobPlan, group: Sequence[Ranked]) -> tup
         f" ({dearest.agent[:8]})"
     )
     return tuple(lines)
+
+
+def _standing(entry: Ranked) -> str:
+    off = standing(entry.candidate.record)
+    return f", ranked {100 * off:.1f}% cheaper for its verified work" if off >= 0.001 else ""
 
 
 def bottleneck(
