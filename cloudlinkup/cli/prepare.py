@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cloudlinkup.cli.jobs import read_job
+from cloudlinkup.cli.receipt import size
 from cloudlinkup.cli.stack import require_checkout
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import BadInput
@@ -164,7 +165,7 @@ def show_quote(console: Console, document: dict[str, Any]) -> None:
     readers = document["plaintext_readers"]
     audit = "" if document["audit_cost"] is None else f", which costs {tokens(document['audit_cost'])}"
     console.print(
-        f"The audit: {document['audit_seconds']:.1f} s of this machine{audit}, {document['audit_bytes'] / 1e6:.1f} MB. "
+        f"The audit: {document['audit_seconds']:.1f} s of this machine{audit}, {size(document['audit_bytes'])}. "
         f"{readers} contributor{'s' if readers > 1 else ''} would read rows in plaintext.",
         soft_wrap=True,
     )

@@ -48,13 +48,13 @@ def show_receipt(console: Console, receipt: dict[str, Any]) -> None:
     compared = f", a plain loop on this machine {alone:.4f}" if alone is not None else ""
     console.print(f"{receipt['metric']} {receipt['score']:.4f}{compared}")
     console.print(
-        f"{receipt['rounds']} rounds, {receipt['seconds']:.1f} s, {_size(receipt['bytes_up'])} up, "
-        f"{_size(receipt['bytes_down'])} down"
+        f"{receipt['rounds']} rounds, {receipt['seconds']:.1f} s, {size(receipt['bytes_up'])} up, "
+        f"{size(receipt['bytes_down'])} down"
     )
     console.print(
         f"audit: {receipt.get('audit_segments', 0)} segments replayed in {receipt.get('audit_seconds', 0):.1f} s here "
         f"(worth {tokens(receipt.get('audit_cost', '0'))} at the job's price), "
-        f"{_size(receipt['audit_bytes'])} of the bytes"
+        f"{size(receipt['audit_bytes'])} of the bytes"
     )
     quoted = receipt["quoted"]
     if "p50_seconds" in quoted:
@@ -85,10 +85,11 @@ def show_times(console: Console, times: dict[str, float]) -> None:
     console.print(table)
 
 
-def _size(count: int) -> str:
-    size = float(count)
+def size(count: int) -> str:
+    """Bytes for a person."""
+    left = float(count)
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+        if left < 1000:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1000
+    return f"{left:.1f} GB"
