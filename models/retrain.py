@@ -1,14 +1,13 @@
-"""From telemetry to a challenger, and the rule by which it may replace the champion. Pure but for the clock.
+"""From telemetry to a challenger. Pure.
 
 A challenger is the champion with its *local* expert trained anew on this installation's own attempts: the residual of
-accepted shards over the base, by the very rows that planning computes. The latest jobs are held out; champion and
-challenger predict them, and the challenger is promoted only when its error is lower with a 95% paired bootstrap
-interval (over jobs) above 0, no device class gets over 10% worse, and its intervals still cover.
+accepted shards over the base, by the very rows that planning computes. The latest jobs are held out for the judgement
+(`judge`).
 
 The gateway measures times, but a contributor can still work slowly on purpose, or a writer can be broken. So rows are
 validated again, duplicates dropped, and an agent whose median residual is more than threefold away from the others' is
 left out of training and judging; when that is more than a third of the rows or agents, nothing is promoted at all.
-Not here: learning inside a job (`correction`), and relearning the physical base.
+Not here: the rule of promotion (`judge`), learning inside a job (`correction`), and relearning the physical base.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, log, sqrt
+from math import ceil, log
 
 import numpy as np
 import pandas as pd
 
 from models.base import Array
-from models.predictor import GROUPS, LEARNED, Expert, Predictor, make_box, make_facts
+from models.predictor import GROUPS, LEARNED, LEVEL, Expert, Predictor, make_box, make_facts
 from models.residual import apply, fit
 from models.schemas import ATTEMPTS, bad_rows
 from models.seen import Seen, parse_seen
@@ -32,8 +31,6 @@ LEAST_JOBS, LEAST_HELD, LEAST_ROWS = 12, 5, 40
 HELD_SHARE = 0.25
 SUSPECT = log(3.0)  # an agent's median residual against the median of all agents
 MOST_SUSPECT = 1 / 3  # of rows or agents
-WORSE = 1.10  # of a device class's error
-LEVEL = 0.8  # what P10 to P90 should cover
 FOLDS = 4
 
 
@@ -55,17 +52,12 @@ class Window:
         return sorted(first, key=lambda j: (first[j], j))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the challenger may plan, why (not), and the figures. Errors are mean absolute relative ones."""
+def read_window(frame: pd.DataFrame, champion: Predictor, now: float | None = None) -> Window:
+    """Validates, drops duplicates and what was not accepted, parses, sets suspects aside.
 
-    promote: bool
-    reason: str
-    figures: dict[str, float]
-
-
-def read_window(frame: pd.DataFrame, champion: Predictor) -> Window:
-    """Validates, drops duplicates and what was not accepted, parses, sets suspects aside."""
+    `now` (unix seconds): rows from later than a day after it are dropped; the clock that wrote them has run backwards
+    since, and they would be the "latest" jobs for ever.
+    """
     dropped: dict[str, int] = {}
 
     def drop(reason: str, count: int = 1) -> None:
@@ -74,6 +66,10 @@ def read_window(frame: pd.DataFrame, champion: Predictor) -> Window:
 
     unique = frame.drop_duplicates(["job_id", "round", "seat", "attempt"]) if len(frame) else frame
     drop("duplicate", len(frame) - len(unique))
+    if now is not None:
+        ahead = unique["at"] > now + 86_400
+        drop("from the future", int(np.count_nonzero(ahead)))
+        unique = pd.DataFrame(unique[~ahead])
     seen: list[Seen] = []
     accepted = pd.DataFrame(unique[unique["outcome"] == "accepted"], columns=list(ATTEMPTS.columns))
     later = [name for name in ("client", "evidence") if name not in unique]  # rows kept before these columns were
@@ -171,55 +167,3 @@ def _widths(seen: Sequence[Seen], gap: Array) -> dict[int, float]:
         scores = sorted(float(rng.permutation(list(a.values()))[:group].max()) for a in worst.values())
         out[group] = min(5.0, max(0.02, scores[min(len(scores), ceil((len(scores) + 1) * LEVEL)) - 1]))
     return out
-
-
-def judge(champion: Predictor, challenger: Predictor, held: Sequence[Seen], draws: int = 2_000) -> Verdict:
-    """The rule. Deterministic."""
-    jobs = sorted({s.job_id for s in held})
-    index = {job: i for i, job in enumerate(jobs)}
-    errors, covered = np.zeros((2, len(held))), np.zeros((2, len(jobs)), dtype=bool)
-    for which, predictor in enumerate((champion, challenger)):
-        for job in jobs:
-            mine = [i for i, s in enumerate(held) if s.job_id == job]
-            agents = {held[i].candidate.agent: held[i] for i in mine}
-            found = predictor.predict(held[mine[0]].job, [s.candidate for s in agents.values()])
-            by_agent = dict(zip(agents, found, strict=True))
-            inside = True
-            for i in mine:
-                s, p = held[i], by_agent[held[i].candidate.agent]
-                took = float(np.exp(s.truth)) / s.candidate.share
-                errors[which, i] = abs(p.seconds / took - 1)
-                inside &= p.low <= took <= p.high
-            covered[which, index[job]] = inside
-    owner = np.array([index[s.job_id] for s in held])
-    per_job = np.array([np.bincount(owner, weights=e, minlength=len(jobs)) for e in errors])
-    picks = np.random.default_rng(0).integers(0, len(jobs), (draws, len(jobs)))
-    gains = 1 - per_job[1][picks].sum(axis=1) / np.maximum(per_job[0][picks].sum(axis=1), 1e-12)
-    low, high = (float(v) for v in np.quantile(gains, [0.025, 0.975]))
-    classes = [s.candidate.device_class for s in held]
-    ratios = {
-        name: float(errors[1][where].mean() / max(errors[0][where].mean(), 1e-12))
-        for name in set(classes)
-        for where in [np.array([c == name for c in classes])]
-    }
-    coverage = float(covered[1].mean())
-    least = LEVEL - 2 * sqrt(LEVEL * (1 - LEVEL) / len(jobs))
-    figures = {
-        "held-out jobs": float(len(jobs)),
-        "champion error": float(errors[0].mean()),
-        "challenger error": float(errors[1].mean()),
-        "gain low": low,
-        "gain high": high,
-        "worst class ratio": max(ratios.values()),
-        "champion coverage": float(covered[0].mean()),
-        "challenger coverage": coverage,
-    }
-    if low <= 0:
-        return Verdict(False, "its error is not lower with confidence: the interval of the gain holds 0", figures)
-    if max(ratios.values()) > WORSE:
-        return Verdict(False, "a device class gets over 10% worse", figures)
-    if coverage < least:
-        return Verdict(
-            False, f"its P10 to P90 covers {coverage:.0%} of the held-out jobs, {least:.0%} is needed", figures
-        )
-    return Verdict(True, "its error is lower with confidence, no class is worse, and its intervals cover", figures)

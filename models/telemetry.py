@@ -228,11 +228,14 @@ class Telemetry:
             log.warning("no past work of a contributor could be read", why=str(error))
             return []
 
-    async def attempts(self, since: float = 0.0) -> pd.DataFrame:
-        """Every attempt from `since` (unix seconds) on, oldest first. Job and probes are JSON text."""
-        return await asyncio.to_thread(
-            self._frame, select(attempts).where(attempts.c.at >= since).order_by(attempts.c.at, attempts.c.job_id)
-        )
+    async def attempts(self, since: float = 0.0, most: int | None = None) -> pd.DataFrame:
+        """Every attempt from `since` (unix seconds) on, or the latest `most`, oldest first. Job and probes are JSON.
+
+        Raises Unavailable when the store cannot be read.
+        """
+        query = select(attempts).where(attempts.c.at >= since).order_by(attempts.c.at.desc(), attempts.c.job_id.desc())
+        frame = await asyncio.to_thread(self._frame, query.limit(most))
+        return frame.iloc[::-1].reset_index(drop=True)
 
     async def contributors(self) -> pd.DataFrame:
         """Every contributor ever seen, the latest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from models.facts import Candidate, JobFacts, Limits
 from models.quote import QuoteInputs, quote_job
 from models.registry import Registry
 from models.telemetry import Telemetry
+from tasks.drift import look_for_drift
 
 # Prefect's own client leaves sockets of the temporary server to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -35,6 +37,13 @@ def _shared() -> ModuleType:
 
 
 shared = _shared()
+
+
+def law(width: int, agent: int) -> float:
+    """What there is to learn: by the network's width, and by the shape of an agent's probes."""
+    return {16: 0.7, 64: 1.0, 256: 1.6}[width] * (1.5 if agent % 2 else 1.0)
+
+
 make_telemetry = shared.make_telemetry
 
 
@@ -54,7 +63,7 @@ async def test_retraining_changes_the_next_plan(
     nothing = await retrain_allocator(days=36_500)
     assert not nothing["promoted"] and "too little data" in nothing["reason"]
 
-    rows = make_telemetry(lambda width, agent: {16: 0.7, 64: 1.0, 256: 1.6}[width])
+    rows = [row | {"at": row["at"] - 10**9} for row in make_telemetry(law)]  # years ago, whenever this runs
     assert await store.record_rows(rows) == len(rows)
     facts = JobFacts.model_validate_json(rows[-1]["job"])
     candidates = tuple(
@@ -72,6 +81,7 @@ async def test_retraining_changes_the_next_plan(
     new = after.plan.predictions[0]
     assert new.source == "xgboost" and new.seconds == pytest.approx(1.6 * new.base, rel=0.15)
     assert registry.champion().metadata["data"]["jobs"] == 18
+    assert registry.champion().metadata["metrics"]["makespan gain low"] > 0
 
     again = await retrain_allocator(days=36_500)  # nothing new to learn: the champion stays
     assert not again["promoted"] and registry.champion().version == "1"
@@ -79,11 +89,44 @@ async def test_retraining_changes_the_next_plan(
     async with get_client() as client:
         artifacts = await client.read_artifacts()
     texts = [str(a.data) for a in artifacts if a.key == "retrain-allocator"]
-    assert len(texts) == 3 and any("Promoted version 1" in t for t in texts)
+    assert len(texts) == 3 and any("Promoted version 1" in t and "data:image/svg+xml;base64," in t for t in texts)
     assert not any("agent-" in t or "wallet-" in t for t in texts)
 
     registry.rollback()
     assert quote_job(inputs, registry.champion()) == before
+
+
+async def test_a_store_or_champion_that_cannot_be_used_keeps_the_champion(
+    harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDLINKUP_HOME", str(tmp_path))
+    store = Home.find().telemetry_db
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_bytes(b"not a database, but long enough to look like a file" * 10)
+    outcome = await retrain_allocator()
+    assert not outcome["promoted"] and "telemetry store" in outcome["reason"] and "Fix: " in outcome["reason"]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "champion.json").write_text("{")
+    outcome = await retrain_allocator()
+    assert not outcome["promoted"] and "champion pointer" in outcome["reason"]
+
+
+async def test_drift_queues_one_run_however_many_jobs_notice(
+    harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_telemetry: Any
+) -> None:
+    monkeypatch.setenv("CLOUDLINKUP_HOME", str(tmp_path))
+    home = Home.find()
+    rows = make_telemetry(lambda width, agent: 4.0, rounds=1)
+    assert await Telemetry(home.telemetry_db).record_rows([row | {"at": time.time()} for row in rows]) == len(rows)
+    assert await look_for_drift(home) is None  # no deployment on this server: said in the log, the job goes on
+    async with get_client() as client:
+        flow_id = await client.create_flow(retrain_allocator)
+        deployment = await client.create_deployment(flow_id, name="retrain-allocator")
+        for _ in range(2):
+            found = await look_for_drift(home)
+            assert found is not None and found.drifted
+        runs = await client.read_flow_runs()
+    assert [run.deployment_id for run in runs if "drift" in run.tags] == [deployment]
 
 
 def test_the_report_names_the_reason() -> None:

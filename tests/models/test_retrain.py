@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -14,16 +15,19 @@ import pytest
 
 from cloudlinkup.errors import Unavailable
 from models.facts import JobFacts
+from models.judge import Verdict, judge
 from models.predictor import LEARNED, SHIPPED, Predictor
 from models.registry import Registry
-from models.retrain import Verdict, Window, judge, read_window, split, too_little, train_challenger
+from models.replay import past_job, replay
+from models.retrain import Window, read_window, split, too_little, train_challenger
 
 Rows = Callable[..., list[dict[str, Any]]]
 
 
 def law(width: int, agent: int) -> float:
-    """Wide layers run 1.6 times slower than the rank-1 rule says, narrow ones faster: something to learn."""
-    return {16: 0.7, 64: 1.0, 256: 1.6}[width]
+    """Wide layers run 1.6 times slower than the rank-1 rule says, narrow ones faster, and agents with a slow launch
+    are slower by a half: something to learn for quotes and for plans."""
+    return {16: 0.7, 64: 1.0, 256: 1.6}[width] * (1.5 if agent % 2 else 1.0)
 
 
 def champion() -> Predictor:
@@ -46,6 +50,11 @@ def test_a_challenger_that_learned_something_is_promoted(make_telemetry: Rows) -
     assert verdict.promote, verdict
     assert verdict.figures["challenger error"] < 0.5 * verdict.figures["champion error"]
     assert challenger.name == LEARNED and challenger.experts[-1].name == "local"
+    for name in ("error", "makespan", "cost"):
+        assert 0 < verdict.figures[f"{name} gain low"] <= verdict.figures[f"{name} gain"]
+    for who in ("champion", "challenger"):
+        assert dict(verdict.calibration[who])[0.8] == verdict.figures[f"{who} coverage"]
+        assert [share for _, share in verdict.calibration[who]] == sorted(s for _, s in verdict.calibration[who])
 
 
 def test_held_out_are_the_latest_jobs(make_telemetry: Rows) -> None:
@@ -77,6 +86,60 @@ def test_ten_times_the_time_from_one_contributor_is_set_aside(make_telemetry: Ro
 def test_half_of_the_contributors_lying_stops_everything(make_telemetry: Rows) -> None:
     window, verdict, _ = run(make_telemetry(lambda width, agent: 10.0 if agent >= 2 else 1.0))
     assert verdict is None and "not trustworthy" in str(too_little(window))
+
+
+def test_a_liar_about_its_probes_is_set_aside(make_telemetry: Rows) -> None:
+    """It claims to be five times as fast; its shards say what it is."""
+    rows = make_telemetry(lambda width, agent: 1.0)
+    for row in rows:
+        if row["agent"] == "agent-3":
+            row["probes"] = json.dumps([p | {"seconds": p["seconds"] / 5} for p in json.loads(row["probes"])])
+    window, verdict, _ = run(rows)
+    assert window.suspects == ("agent-3",) and window.dropped == {"of a suspect contributor": 48}
+    assert verdict is not None and not verdict.promote
+
+
+def test_nan_alone_is_dropped(make_telemetry: Rows) -> None:
+    rows = [r | ({"seconds": math.nan} if n % 3 == 0 else {}) for n, r in enumerate(make_telemetry(lambda w, a: 1.0))]
+    window, verdict, _ = run(rows)
+    assert window.dropped == {"breaks the schema": 64} and verdict is not None and not verdict.promote
+    window, verdict, _ = run([row | {"seconds": math.nan} for row in rows])
+    assert not window.seen and verdict is None
+
+
+def test_duplicated_rows_weigh_once(make_telemetry: Rows) -> None:
+    """One odd job, copied a thousand times: the judgement is the same as without the copies."""
+    rows = make_telemetry(lambda width, agent: 1.0)
+    odd = [row | {"seconds": row["seconds"] * 2} for row in rows if row["job_id"] == "job-020"]
+    others = [row for row in rows if row["job_id"] != "job-020"]
+    window, verdict, _ = run(others + odd * 1_000)
+    assert window.dropped == {"duplicate": 999 * len(odd)}
+    assert verdict == run(others + odd)[1] and verdict is not None and not verdict.promote
+
+
+def test_a_clock_that_ran_backwards_leaves_no_rows_in_the_future(make_telemetry: Rows) -> None:
+    rows = make_telemetry(law)
+    ahead = [row | {"at": row["at"] + 10**9} if row["job_id"] < "job-005" else row for row in rows]
+    window = read_window(pd.DataFrame(ahead), champion(), now=1_900_030_000.0)
+    assert window.dropped == {"from the future": 40} and window.jobs[0] == "job-005"
+
+
+def test_error_alone_does_not_promote(make_telemetry: Rows) -> None:
+    """Networks run slower or faster than rank-1 says, all contributors alike: quotes get better, plans do not."""
+    _, verdict, _ = run(make_telemetry(lambda width, agent: {16: 0.7, 64: 1.0, 256: 1.6}[width]))
+    assert verdict is not None and verdict.figures["error gain low"] > 0.3
+    assert not verdict.promote and "replayed makespan" in verdict.reason
+
+
+def test_the_replay_knows_a_plan_by_true_speeds_from_one_by_wrong_ones(make_telemetry: Rows) -> None:
+    window = read_window(pd.DataFrame(make_telemetry(lambda width, agent: 1.0, noise=1e-9)), champion())
+    past = past_job([s for s in window.seen if s.job_id == "job-003"])
+    bound = past.job.steps / sum(1 / s for s in past.seconds)
+    makespan, cost = replay(past, Predictor.rank1())
+    assert makespan == pytest.approx(bound, rel=0.1) and makespan >= bound * 0.999
+    wrong = replace(past, seconds=(past.seconds[0] * 2, *past.seconds[1:]))
+    slower, dearer = replay(wrong, Predictor.rank1())
+    assert slower > 1.05 * past.job.steps / sum(1 / s for s in wrong.seconds) and dearer > cost
 
 
 def test_nan_duplicates_and_junk_are_dropped_and_not_promoted(make_telemetry: Rows) -> None:
