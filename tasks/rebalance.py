@@ -18,6 +18,7 @@ from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
 from tasks.context import Run
+from tasks.drift import look_for_drift
 from tasks.orders import read_order, update_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
@@ -34,22 +35,13 @@ async def rebalance(run: Run) -> None:
     round_ = run.round
     if round_.stage == "finished":
         return
+    # a run that was killed between the two writes below comes here again: what its state counts is not counted twice
+    mark = sha256(bytes.fromhex(round_.secret))[:16]
     with run.timed("rebalance"):
-        await asyncio.to_thread(_advance if run.job.search is None else advance_trials, run, round_)
-        handling = handling_seconds(round_)
-        for entry in round_.entries:
-            _learn(run, entry, handling)
-        run.state.audit_bytes += round_.audit_bytes
-        run.state.audit_segments += round_.audit_segments
-        run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
-        await _record(run, round_, handling)
-        if round_.commit_slot:
-            run.state.round = round_.round
-        run.state.empty_rounds = (
-            0 if any(e.outcome == "accepted" for e in round_.entries) else run.state.empty_rounds + 1
-        )
-        run.state.round_seconds = time.time() - run.state.round_began
-        run.save()
+        if run.state.counted != mark:
+            await _count(run, round_)
+            run.state.counted = mark
+            run.save()
         round_.stage = "finished"
         run.save_round()
         run.round = None
@@ -67,6 +59,25 @@ async def rebalance(run: Run) -> None:
         rejected=sum(entry.outcome == "rejected" for entry in round_.entries),
         lost=sum(entry.outcome in ("lost", "timeout") for entry in round_.entries),
     )
+    if run.state.steps_done >= run.state.total_steps:
+        await look_for_drift(run.settings.home)
+
+
+async def _count(run: Run, round_: RoundState) -> None:
+    """What the round adds to the job's state, which is saved afterwards."""
+    await asyncio.to_thread(_advance if run.job.search is None else advance_trials, run, round_)
+    handling = handling_seconds(round_)
+    for entry in round_.entries:
+        _learn(run, entry, handling)
+    run.state.audit_bytes += round_.audit_bytes
+    run.state.audit_segments += round_.audit_segments
+    run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
+    await _record(run, round_, handling)
+    if round_.commit_slot:
+        run.state.round = round_.round
+    run.state.empty_rounds = 0 if any(e.outcome == "accepted" for e in round_.entries) else run.state.empty_rounds + 1
+    run.state.round_training = max((e.seconds for e in round_.entries if e.outcome == "accepted"), default=0.0)
+    run.state.round_seconds = max(0.0, time.time() - run.state.round_began)  # clocks are set back
 
 
 def _advance(run: Run, round_: RoundState) -> None:
@@ -108,8 +119,8 @@ def handling_seconds(round_: RoundState) -> float:
 
 
 def training_seconds(entry: Entry, handling: float) -> float:
-    """The gateway's time less the handling, but at least a third of it."""
-    return max(entry.seconds - handling, entry.seconds / 3)
+    """The gateway's time less the handling, but at least a third of it, and above 0 whatever a clock said."""
+    return max(entry.seconds - handling, entry.seconds / 3, 1e-6)
 
 
 def _full_steps(run: Run, entry: Entry, step: int) -> int:
@@ -131,7 +142,7 @@ def _learn(run: Run, entry: Entry, handling: float) -> None:
         seat.steps += entry.segments * step
         seconds = training_seconds(entry, handling)
         seat.samples_seconds += seconds
-        seat.faults = 0
+        seat.faults, seat.transfer = 0, entry.ack_seconds
         belief = Correction(**seat.belief).observe(
             seconds, _full_steps(run, entry, step), entry.segments, blur=HANDLING / seconds
         )
@@ -142,6 +153,9 @@ def _learn(run: Run, entry: Entry, handling: float) -> None:
     elif entry.outcome in ("timeout", "refused", "empty"):
         seat.faults += 1
         seat.unopened += entry.outcome == "timeout" and entry.commit is not None
+        box = read_order(run, entry).time_box
+        if entry.outcome == "empty" and entry.seconds >= 0.9 * box:  # too slow for one segment: at least that slow
+            seat.belief = asdict(Correction(**seat.belief).observe(2 * box, step, 1))
 
 
 async def _record(run: Run, round_: RoundState, handling: float) -> None:

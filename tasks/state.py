@@ -49,6 +49,8 @@ class Seat(Kept):
     belief: dict[str, Any]  # models.correction.Correction of this job, as JSON
     rounds_done: int = 0
     attempts: int = 0  # orders ever signed for this seat
+    dropped: bool = False  # it took part in the pilot and was not kept
+    transfer: float = 0.0  # seconds from its last order to the Ack
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
     unopened: int = 0  # rounds that it committed to and then did not open
     has_weights: int = -1  # published generation that its cache holds
@@ -107,8 +109,11 @@ class JobState(Kept):
     terms: Terms | None = None
     seats: list[Seat] = []
     round: int = 0  # last finished
+    counted: str = ""  # mark of the last round that this state counts, finished or not
     round_seconds: float = 0.0  # wall time of that one, all stages
+    round_training: float = 0.0  # of which its longest shard
     round_began: float = 0.0
+    raced: Literal["", "kept", "ended"] = ""  # what followed from the pilot
     empty_rounds: int = 0  # in a row
     generation: int = 0  # of the published weights
     steps_done: int = 0  # verified and aggregated
