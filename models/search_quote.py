@@ -64,6 +64,9 @@ def for_search(quote: Quote, work: SearchWork) -> Quote:
             "hard_cap": hard_cap,
             "single_machine_seconds": single,
             "audit_seconds": audit,
+            "audit_bytes": int(2 * shards * 24 * quote.inputs.job.features.get("parameters", 0.0)),
+            "bottleneck": f"{fixed[0]:.0f} s go to setup, {p50.waves} waves' handling and the audit,"
+            f" {p50.seconds:.0f} s to training",
             "options": (),
             "notes": (*_notes(work, len(seats)), *quote.notes),
             "advice": advice(limits, single, seconds_p50, cost),

@@ -33,8 +33,6 @@ def write_results(run: Run, facts: dict[str, Any]) -> None:
     folder, search = run.folder / "delivered", run.job.search
     assert search is not None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not run.state.metric:  # no wave ended
-        run.state.metric, _ = score(run.trials[0].spec, run.trials[0].published.published, *choosing_rows(run, 0))
     ranked = ranking(run)
     best = ranked[0]
     facts = facts | {"metric": run.state.metric, "trials": len(run.trials), "chosen": _chosen(run, ranked)}

@@ -122,11 +122,15 @@ def stored_search(run: Run) -> SearchPlan:
 def load_trials(run: Run) -> None:
     """Every training at its last stored weights, or at its start."""
     plan = stored_search(run)
-    if not run.state.trials:
+    fresh = not run.state.trials
+    if fresh:
         run.state.trials = [TrialState() for _ in plan.trials]
     if isinstance(run.job.search, Folds):
         run.folds = _folds(run.job, run.data)
     run.trials = [_live(run, plan, number) for number in range(len(plan.trials))]
+    if fresh:
+        for number, state in enumerate(run.state.trials):
+            state.scores = [_score(run, number, 0)]
 
 
 def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
@@ -146,6 +150,12 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
         fold=trial.fold,
         facts=plan.facts[trial.facts],
     )
+
+
+def _score(run: Run, number: int, steps: int) -> tuple[int, float]:
+    of = run.trials[number]
+    run.state.metric, value = score(of.spec, of.published.published, *choosing_rows(run, number))
+    return steps, value
 
 
 def _folds(job: JobSpec, data: Prepared) -> np.ndarray:
@@ -282,8 +292,7 @@ def _advance_one(run: Run, round_: RoundState, number: int, seat: int, steps: in
     run.write(f"{of.prefix}weights-{published.rounds}.bin", published.to_bytes())
     state.generation, state.holder = published.rounds, seat
     run.trials[number] = replace(of, generation=published.rounds)
-    run.state.metric, value = score(of.spec, published.published, *choosing_rows(run, number))
-    state.scores = [*state.scores, (state.done, value)]
+    state.scores = [*state.scores, _score(run, number, state.done)]
     if state.done >= work.steps[number]:
         state.state = "done"
 

@@ -56,6 +56,7 @@ def train(
     holdout: float = 0.2,
     contributors: int = 4,
     allow: Sequence[str] = (),
+    search: Mapping[str, Any] | None = None,
     deadline: datetime | None = None,
     progress: bool = True,
 ) -> Trained:
@@ -63,6 +64,7 @@ def train(
 
     `budget`: tokens, as text ("12.5") or a whole number. `task`, `samples` and `deadline` as `cloudlinkup init` would
     choose them, unless given. `model`: job.json's model object, or the widths of a perceptron's hidden layers.
+    `search`: job.json's search object: several independent trainings, each of `samples` (docs/search.md).
     `allow`: the wallets that may see the rows; none means whoever the stack admits. Raises BadInput, Unavailable when
     no stack runs here, JobFailed, and `cloudlinkup.cli.watching.JobEnded` with what the job's own run raised.
     """
@@ -74,7 +76,12 @@ def train(
         job = _job(
             path,
             label,
-            {"task": task, "budget": tokens, "deadline": deadline and _utc(deadline)},
+            {
+                "search": search and dict(search),
+                "task": task,
+                "budget": tokens,
+                "deadline": deadline and _utc(deadline),
+            },
             data={"holdout": holdout},
             model=model,
             train={"samples": samples, "batch": batch, "lr": lr, "seed": seed},
