@@ -21,6 +21,10 @@ from cloudlinkup.errors import BadInput
 
 SHOWN_ROWS = 5
 OUTCOMES = ("accepted", "rejected", "lost", "timeout", "refused", "empty")
+NEARLY, MANY = (
+    0.95,
+    20,
+)  # share of a text column's cells that are numbers, and how many different cells, to mean numbers
 MOST_SECONDS = 3_600.0  # of one optimizer step
 
 
@@ -134,10 +138,22 @@ def _each(rule: Any, words: str) -> pa.Check:
 
 
 def _finite(values: pd.Series) -> pd.Series:
-    if not pd.api.types.is_numeric_dtype(values.dtype):
-        return pd.Series(False, index=values.index)
-    numbers = values.to_numpy(dtype="float64", na_value=np.nan)
-    return pd.Series(~np.isinf(numbers), index=values.index)
+    """Which cells are finite numbers or missing. One cell that is none makes pandas read a whole column as text: then
+    the cells that do not parse are named; all of them when every one does, since text it is."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = values.to_numpy(dtype="float64", na_value=np.nan)
+        return pd.Series(~np.isinf(numbers), index=values.index)
+    parsed = _parsed(values)
+    good = pd.Series(np.isfinite(parsed.to_numpy()) | values.isna().to_numpy(), index=values.index)
+    return pd.Series(False, index=values.index) if good.all() else good
+
+
+def _parsed(values: pd.Series) -> pd.Series:
+    """Each cell as a number, NaN where it is none; booleans are none."""
+    numbers = pd.to_numeric(
+        values.astype(object).where(~values.map(lambda c: isinstance(c, bool | np.bool_))), errors="coerce"
+    )
+    return pd.Series(numbers, index=values.index, dtype="float64")
 
 
 def _texts(values: pd.Series) -> pd.Series:
@@ -168,8 +184,19 @@ def inferred_schema(
             checks = [_KINDS["number"]]
         elif values.dtype == object and len({_kind(cell) for cell in values.dropna()}) > 1:
             checks = [_each(_texts, "cells of one kind, text or numbers")]
+        elif name != label and _nearly_numbers(values):
+            checks = [_each(_finite, "a number, as nearly all of its cells are")]
         columns[name] = pa.Column(None, checks, nullable=name != label, required=True)
     return pa.DataFrameSchema(columns)
+
+
+def _nearly_numbers(values: pd.Series) -> bool:
+    """A column of text that means numbers: 95% of many different cells parse. A few codes beside words do not count."""
+    if pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+        return False
+    there = values.dropna()
+    parsed = np.isfinite(_parsed(there))
+    return bool(len(there)) and there.nunique() > MANY and NEARLY <= float(parsed.mean()) < 1
 
 
 def _kind(cell: object) -> str:

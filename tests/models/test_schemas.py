@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +45,34 @@ def test_each_rule_names_column_rule_count_and_rows() -> None:
     assert error.field == "data.y" and "2 rows" in str(error)
     assert refused(pd.DataFrame({"a": [1]}), "nope").field == "data.label"
     assert "twice" in str(refused(pd.DataFrame([[1, 2, 3]], columns=["a", "a", "y"])))
+
+
+def from_csv(bad: dict[int, str], column: str) -> pd.DataFrame:
+    """A hundred rows as pandas reads them from a CSV file, with some cells of one column replaced."""
+    rows = [{"a": f"{i / 7:.3f}", "y": f"{i / 3:.3f}"} for i in range(100)]
+    for row, cell in bad.items():
+        rows[row][column] = cell
+    return pd.read_csv(io.StringIO("a,y\n" + "\n".join(f"{r['a']},{r['y']}" for r in rows) + "\n"))
+
+
+@pytest.mark.parametrize("column", ["a", "y"])
+def test_one_bad_numeric_cell_of_a_csv_is_named_by_its_row(column: str) -> None:
+    error = refused(from_csv({17: CANARY}, column), task="regression")
+    assert error.field == f"data.{column}" and "1 rows (first: 17)" in str(error)
+    error = refused(from_csv({n: f"{CANARY}{n}" for n in (3, 40, 41)}, column), task="regression")
+    assert "3 rows (first: 3, 40, 41)" in str(error)
+    rules: dict = {"a": {"kind": "number"}, "y": {"kind": "number"}}
+    assert "1 rows (first: 99)" in str(
+        refused(from_csv({99: "1,5".replace(",", ";")}, column), "y", "regression", rules)
+    )
+    check_table(from_csv({5: ""}, "a"), "y", "regression")  # a gap is no bad cell
+
+
+def test_codes_beside_words_stay_categories() -> None:
+    mixed = pd.DataFrame({"a": ["1", "2", "3", "unknown"] * 25, "y": [0, 1] * 50})
+    check_table(mixed, "y", "classification")
+    words = pd.DataFrame({"a": [f"w{i}" for i in range(100)], "y": [0, 1] * 50})
+    check_table(words, "y", "classification")
 
 
 def test_a_given_schema_is_held() -> None:
