@@ -152,13 +152,18 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
     Raises NoContributors when nobody may and can do the work, BadInput("budget") naming the least budget that would
     do, BadInput("deadline") when the P90 finish passes it; each only where it binds.
     """
+    asked = inputs
+    if inputs.search is not None:  # its waves decide about the deadline, not the rounds of a shared training
+        asked = inputs.model_copy(update={"limits": inputs.limits.model_copy(update={"deadline_seconds": inf})})
     try:
-        quote = _quote(inputs, predictor, at_reserve=inputs.limits.at_reserve)
+        quote = _quote(asked, predictor, at_reserve=inputs.limits.at_reserve)
     except BadInput as error:
         if error.field != "budget" or all(c.reserve is None for c in inputs.candidates):
             raise
-        quote = _quote(inputs, predictor, at_reserve=True)
-    return quote if inputs.search is None else for_search(quote, inputs.search)
+        quote = _quote(asked, predictor, at_reserve=True)
+    if inputs.search is None:
+        return quote
+    return for_search(quote.model_copy(update={"inputs": inputs}), inputs.search)
 
 
 def requote(quote: Quote, predictor: Predictor) -> Quote:
