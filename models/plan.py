@@ -6,13 +6,19 @@ rebalance in. The unit is the segment (at most 10 steps); its length is chosen s
 three of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that segments divide the job.
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
-everybody wait: simulated on real times, rounds with a time-box come within 4% of the bound, with any prediction or
-none. Not here: the rule that no identity weighs more than a third of a round; aggregation holds it.
+everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
+equal part of a round), and a third of the round from four seats on, as aggregation weighs nobody above a third. With
+three or fewer a third cannot hold, and then nothing of it does. Who would miss the time-box at the P90 of its speed
+gets less before the round, not a cut after it, where others have room.
+
+Round 1 is a pilot where seats are raced for: the same few segments for everybody, whatever speed
+was claimed, in a time-box, verified and paid like any other, and part of the training. Who is kept: `race`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from statistics import median
 from typing import Annotated
 
@@ -32,6 +38,9 @@ MAX_SEGMENT = 10  # steps
 LEAST_BOX = 5.0  # seconds: below this a time-box measures jitter
 LEAST_SLACK, MOST_SLACK = 1.5, 4.0  # of the time-box over the predicted makespan
 MILLION = 1_000_000
+PILOT_SHARE = 0.05  # of the job's steps, shared equally in the pilot
+PILOT_LEAST, PILOT_MOST = 2, 5  # segments of a seat in it
+THIRD, THIRD_FROM = 3, 4  # nobody does over 1/THIRD of a round of THIRD_FROM seats or more
 
 
 class PlannedSeat(Frozen):
@@ -56,8 +65,20 @@ class JobPlan(Frozen):
     rounds: int
     price: int  # base units per verified step
     seats: tuple[PlannedSeat, ...]
+    racers: tuple[PlannedSeat, ...] = ()  # have a place in the pilot too, and after it only if they are better
+    pilot_segments: int = 0  # of each seat in the pilot; 0: round 1 is like any other
     predictor: str
     version: str
+
+    @property
+    def everybody(self) -> tuple[PlannedSeat, ...]:
+        """Who has a seat on chain from the start, by number."""
+        return (*self.seats, *self.racers)
+
+    @property
+    def unmeasured_steps(self) -> int:
+        """Most steps in a round of a seat that no shard of this job has measured."""
+        return self.pilot_segments * self.segment_steps or self.local_steps
 
     @property
     def round_steps(self) -> int:
@@ -96,6 +117,7 @@ class RoundPlan(Frozen):
     steps: int
     seats: tuple[SeatRound, ...]
     idle: tuple[int, ...]
+    shrunk: tuple[int, ...] = ()  # those that got less because they might have missed the time-box
     seconds: float  # predicted makespan of the training
     time_box: float
     predictor: str
@@ -120,10 +142,20 @@ def local_steps(total: int, contributors: int) -> int:
     return min(SHORT, max(LEAST, -(-total // (contributors * FEW_ROUNDS))))
 
 
-def plan_job(job: JobFacts, chosen: Sequence[Ranked], *, predictor: str, version: str) -> JobPlan:
+def pilot_segments(units: int, seats: int) -> int:
+    """Segments of each seat in the pilot: a twentieth of the job's `units` segments in all, within bounds, and never
+    over half of the job; 0 where it is too short for a pilot."""
+    wanted = min(PILOT_MOST, max(PILOT_LEAST, round(PILOT_SHARE * units / seats)))
+    return min(wanted, units // (2 * seats))
+
+
+def plan_job(
+    job: JobFacts, chosen: Sequence[Ranked], *, predictor: str, version: str, spare: Sequence[Ranked] = ()
+) -> JobPlan:
     """The plan of the whole job: steps, rounds, seats and one price.
 
-    `chosen` is `Selection.chosen` or the first few of it. Raises ValueError when it is empty.
+    `chosen` is `Selection.chosen` or the first few of it. `spare`: those who may race with them for the places; at most
+    as many again do, and only who takes the price that the chosen cleared. Raises ValueError when nobody is chosen.
     """
     if not chosen:
         raise ValueError("nobody is selected")
@@ -132,27 +164,41 @@ def plan_job(job: JobFacts, chosen: Sequence[Ranked], *, predictor: str, version
     speeds = [1 / r.prediction.seconds for r in chosen]
     segment = _segment_steps(total, h, min(total, h * k) * min(speeds) / sum(speeds))
     whole = total // segment * segment
+    price = cleared_price([r.ask for r in chosen])
+    racers = [r for r in spare if r.ask <= price][:k]
+    pilot = 0
+    if k > 1 or racers:
+        pilot = pilot_segments(whole // segment, k + len(racers))
+        if not pilot and racers:
+            racers, pilot = [], pilot_segments(whole // segment, k)
+    if not racers:
+        pilot = 0
+    in_pilot = pilot * segment * (k + len(racers))
     return JobPlan(
         total_steps=whole,
         dropped_steps=total - whole,
         batch=job.batch,
         segment_steps=segment,
         local_steps=h,
-        rounds=_count_rounds(whole, h * k, segment),
-        price=cleared_price([r.ask for r in chosen]),
-        seats=tuple(
-            PlannedSeat(
-                seat=i,
-                agent=r.candidate.agent,
-                wallet=r.candidate.wallet,
-                device_class=r.candidate.device_class,
-                ask=r.ask,
-                prediction=r.prediction,
-            )
-            for i, r in enumerate(chosen)
-        ),
+        rounds=bool(pilot) + _count_rounds(whole - in_pilot, h * k, segment),
+        price=price,
+        seats=tuple(_seat(i, r) for i, r in enumerate(chosen)),
+        racers=tuple(_seat(k + i, r) for i, r in enumerate(racers)),
+        pilot_segments=pilot,
         predictor=predictor,
         version=version,
+    )
+
+
+def _seat(number: int, ranked: Ranked) -> PlannedSeat:
+    one = ranked.candidate
+    return PlannedSeat(
+        seat=number,
+        agent=one.agent,
+        wallet=one.wallet,
+        device_class=one.device_class,
+        ask=ranked.ask,
+        prediction=ranked.prediction,
     )
 
 
@@ -170,7 +216,7 @@ def _count_rounds(total: int, full: int, segment: int) -> int:
     return rounds
 
 
-def plan_round(
+def plan_pilot(
     plan: JobPlan,
     round_: int,
     remaining_steps: int,
@@ -178,26 +224,102 @@ def plan_round(
     *,
     most_steps: Mapping[int, int] | None = None,
 ) -> RoundPlan:
+    """The pilot: `plan.pilot_segments` for every seat in `speeds`, whatever its predicted speed.
+
+    The time-box is the median seat's, so that one slow contributor does not hold up the race. Parameters and errors as
+    `plan_round`.
+    """
+    if not speeds:
+        raise ValueError("no seat is left")
+    segment, seats = plan.segment_steps, sorted(speeds)
+    each = min(max(1, plan.pilot_segments), max(1, remaining_steps // segment // len(seats)))
+    units = [min(each, (most_steps or {}).get(s, remaining_steps) // segment) for s in seats]
+    left = remaining_steps // segment
+    for i, n in enumerate(units):  # where there are more seats than segments
+        units[i] = min(n, left)
+        left -= units[i]
+    middle = median(speeds[s].seconds for s in seats) * segment * each
+    return _round(plan, round_, remaining_steps, speeds, dict(zip(seats, units, strict=True)), middle)
+
+
+def plan_round(
+    plan: JobPlan,
+    round_: int,
+    remaining_steps: int,
+    speeds: Mapping[int, Prediction],
+    *,
+    most_steps: Mapping[int, int] | None = None,
+    unmeasured: Collection[int] = (),
+    overheads: Mapping[int, float] | None = None,
+    open_seconds: Mapping[int, float] | None = None,
+) -> RoundPlan:
     """The split of one round among the seats in `speeds` (leave out a seat that is lost or rejected).
 
     `round_` is the chain's number (from 1). `remaining_steps` = total_steps - verified steps so far. `speeds` holds the
     seconds per step known now (`JobPlan.predictions` first, then `Correction.prediction`). `most_steps` caps seats (by
-    budget, say); a seat that is not in it is not capped. The steps of all seats together are never above
-    `remaining_steps`; they are fewer where caps bind. Raises ValueError when `speeds` is empty.
+    budget, say); a seat that is not in it is not capped. `unmeasured`: seats without a shard in this job, which get at
+    most `JobPlan.unmeasured_steps`. `overheads`: seconds that a seat needs before it trains (the round's bytes);
+    `open_seconds`: how long it stays. The steps of all seats together are never above `remaining_steps`; they are fewer
+    where caps bind. Raises ValueError when `speeds` is empty.
     """
     if not speeds:
         raise ValueError("no seat is left")
-    seats = sorted(speeds)
-    segment = plan.segment_steps
+    seats, segment = sorted(speeds), plan.segment_steps
     v = [1 / speeds[s].seconds / segment for s in seats]  # segments a second
-    caps = [(most_steps or {}).get(s, remaining_steps) // segment for s in seats]
+    before = [(overheads or {}).get(s, 0.0) for s in seats]
+    caps = []
+    for s, speed, first in zip(seats, v, before, strict=True):
+        cap = (most_steps or {}).get(s, remaining_steps)
+        cap = min(cap, plan.unmeasured_steps) if s in unmeasured else cap
+        hours = (open_seconds or {}).get(s, inf)
+        caps.append(min(cap // segment, remaining_steps if hours == inf else int(max(0.0, hours - first) * speed)))
     size = _round_size(remaining_steps, plan.local_steps * len(seats), segment) // segment
-    size = min(size, sum(caps))
-    units = integer_fill(size, v, caps) if size else [0] * len(seats)
-    makespan = max(float(n) / speed for n, speed in zip(units, v, strict=True))
-    slack = median(speeds[s].high / speeds[s].seconds for s in seats)
-    box = min(86_400.0, max(LEAST_BOX, makespan * min(MOST_SLACK, max(LEAST_SLACK, slack))))
-    done = plan.total_steps - remaining_steps
+    size, caps = _by_thirds(min(size, sum(caps)), caps)
+    units = list(integer_fill(size, v, caps, before)) if size else [0] * len(seats)
+    makespan = max(f + n / speed if n else 0.0 for n, speed, f in zip(units, v, before, strict=True))
+    # before the round: who would miss the time-box at the P90 of its speed gives the rest to those with room
+    box = _box(makespan, speeds)
+    fitting = [max(1, int((box - f) / speeds[s].high / segment)) for s, f in zip(seats, before, strict=True)]
+    shrunk = [s for s, n, most in zip(seats, units, fitting, strict=True) if n > most]
+    if shrunk:
+        caps = [min(cap, most) for cap, most in zip(caps, fitting, strict=True)]
+        size, caps = _by_thirds(min(size, sum(caps)), caps)
+        units = list(integer_fill(size, v, caps, before)) if size else units
+        makespan = max(f + n / speed if n else 0.0 for n, speed, f in zip(units, v, before, strict=True))
+    given = {s: int(n) for s, n in zip(seats, units, strict=True)}
+    return _round(plan, round_, remaining_steps, speeds, given, makespan, tuple(shrunk))
+
+
+def _by_thirds(size: int, caps: list[int]) -> tuple[int, list[int]]:
+    """(the round's segments, caps) so that nobody has over a third, from four seats with work on. Where other caps bind
+    too hard for that, the round shrinks until it holds; a single segment is always allowed."""
+    while sum(cap > 0 for cap in caps) >= THIRD_FROM:
+        most = max(1, size // THIRD)
+        within = min(size, sum(min(cap, most) for cap in caps))
+        if within == size:
+            return size, [min(cap, most) for cap in caps]
+        size = within
+    return size, caps
+
+
+def _box(makespan: float, speeds: Mapping[int, Prediction]) -> float:
+    slack = median(p.high / p.seconds for p in speeds.values())
+    return min(86_400.0, max(LEAST_BOX, makespan * min(MOST_SLACK, max(LEAST_SLACK, slack))))
+
+
+def _round(
+    plan: JobPlan,
+    round_: int,
+    remaining: int,
+    speeds: Mapping[int, Prediction],
+    units: Mapping[int, int],
+    makespan: float,
+    shrunk: tuple[int, ...] = (),
+) -> RoundPlan:
+    """`units`: segments by seat; `makespan`: predicted seconds, that the time-box follows."""
+    segment, size = plan.segment_steps, sum(units.values())
+    box = _box(makespan, speeds)
+    done = plan.total_steps - remaining
     begin = done * MILLION // plan.total_steps
     end = min(MILLION, (done + size * segment) * MILLION // plan.total_steps)
     return RoundPlan(
@@ -207,17 +329,18 @@ def plan_round(
             SeatRound(
                 seat=s,
                 agent=speeds[s].agent,
-                max_segments=int(n),
+                max_segments=n,
                 segment_steps=segment,
                 progress_from=begin,
                 progress_to=end,
                 time_box=box,
                 prediction=speeds[s],
             )
-            for s, n in zip(seats, units, strict=True)
+            for s, n in units.items()
             if n > 0
         ),
-        idle=tuple(s for s, n in zip(seats, units, strict=True) if n == 0),
+        idle=tuple(s for s, n in units.items() if n == 0),
+        shrunk=shrunk,
         seconds=makespan,
         time_box=box,
         predictor=plan.predictor,

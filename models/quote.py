@@ -35,6 +35,7 @@ from models.facts import Candidate, JobFacts, Limits
 from models.plan import JobPlan, plan_job, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
+from models.race import stranded_by_race
 from models.reasons import Goal, advice, bottleneck, nobody, notes, reasons
 from models.search_quote import for_search
 from models.selection import Ranked, Selection, select
@@ -90,13 +91,14 @@ class Quote(Frozen):
 
 
 def stranded_steps(plan: JobPlan) -> int:
-    """Steps whose caps may be stranded: a third of the seats (at least one) lost once each, with a round's cap.
+    """Steps whose caps may be stranded: a third of the seats (at least one) lost once each, with a round's cap, and the
+    pilots of those who race and are not kept.
 
     A cap on chain never falls, so what a lost seat did not earn stays locked until the job is closed.
     """
     first = plan_round(plan, 1, plan.total_steps, plan.predictions)
     steps = sorted((s.steps for s in first.seats), reverse=True)
-    return sum(steps[: -(-len(plan.seats) // 3)])
+    return sum(steps[: -(-len(plan.seats) // 3)]) + stranded_by_race(plan)
 
 
 def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures | None:
@@ -126,6 +128,13 @@ def _training(plan: JobPlan, chosen: Sequence[Ranked], fixed: float, *, high: bo
     return inf if caps.sum() < plan.total_steps else water_fill(plan.total_steps, speeds, caps).makespan
 
 
+def _spares(inputs: QuoteInputs, selection: Selection, group: Sequence[Ranked]) -> list[tuple[Ranked, ...]]:
+    """Who may race with the group: those left over where all places are taken; nobody in a search, which has waves."""
+    if inputs.search is not None or len(group) < len(selection.chosen) or not selection.spare:
+        return [()]
+    return [selection.spare, ()]
+
+
 Option = tuple[JobPlan, Figures, tuple[Ranked, ...]]
 
 
@@ -140,9 +149,13 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
         if (key := frozenset(r.candidate.agent for r in group)) in seen:
             continue
         seen.add(key)
-        plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version)
-        if (numbers := figures(plan, group, inputs.job, inputs.limits)) is not None:
+        for spare in _spares(inputs, selection, group):
+            plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version, spare=spare)
+            if (numbers := figures(plan, group, inputs.job, inputs.limits)) is None:
+                continue
             found.append((plan, numbers, group))
+            if numbers.hard_cap <= inputs.limits.budget or inputs.goal in ("deadline", "cheapest"):
+                break  # without the race only where the budget cannot hold its pilots
     return found
 
 
@@ -190,7 +203,7 @@ def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Qu
         hard_cap=f.hard_cap,
         price_per_step=plan.price,
         single_machine_seconds=single,
-        plaintext_readers=len(plan.seats),
+        plaintext_readers=len(plan.everybody),
         audit_seconds=f.audit_seconds,
         audit_bytes=f.audit_bytes,
         audit_cost=None if limits.own_hourly is None else round(limits.own_hourly * f.audit_seconds / 3600),

@@ -6,7 +6,8 @@ the contributor's record, so a newcomer is neither refused nor trusted.
 
 How many of them take part is also a question of quality: more contributors at equal samples mean fewer sequential
 steps and a worse model (measured at 4,000 steps: 92.8% with 4 contributors, 84.2% with 16, 67.7% with 64), so each
-must get at least `LEAST_STEPS` steps on average. Not here: a paid race between candidates, and duplicated work.
+must get at least `LEAST_STEPS` steps on average. Not here: the paid race between candidates (`race`), and
+duplicated work.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Selection:
-    """`chosen` best first; `refused` everybody else."""
+    """`chosen` best first; `refused` everybody else; `spare` those of them who may race for a place, best first."""
 
     chosen: tuple[Ranked, ...]
     refused: tuple[Refused, ...]
+    spare: tuple[Ranked, ...] = ()
 
 
 def lower_bound(good: float, bad: float) -> float:
@@ -70,7 +72,8 @@ def most_contributors(steps: int, limits: Limits) -> int:
     return max(1, min(limits.max_contributors, steps // LEAST_STEPS))
 
 
-def _is_new(entry: Ranked) -> bool:
+def is_new(entry: Ranked) -> bool:
+    """Whether its record is too short to know it by."""
     record = entry.candidate.record
     return record.valid + record.rejected < NEWCOMER
 
@@ -126,21 +129,34 @@ def select(
         ]
         ranked = [r for r in ranked if r.ask <= most_ask]
     chosen: list[Ranked] = []
+    spare: list[Ranked] = []
+    wallets: set[str] = set()
     most = most_contributors(job.steps, limits)
-    if most >= 4 and len(ranked) > most and not any(_is_new(r) for r in ranked[:most]):
-        newcomer = next((r for r in ranked[most:] if _is_new(r)), None)
-        if newcomer is not None:
-            ranked.remove(newcomer)
-            ranked.insert(most - 1, newcomer)
-    for entry in ranked:
-        if any(entry.candidate.wallet == other.candidate.wallet for other in chosen):
+    for entry in _with_newcomer(ranked, most):
+        if entry.candidate.wallet in wallets:
             refused.append(Refused(entry.candidate.agent, "another agent of the same wallet has the seat"))
-        elif len(chosen) < most:
+            continue
+        wallets.add(entry.candidate.wallet)
+        if len(chosen) < most:
             chosen.append(entry)
-        elif most < limits.max_contributors:
+            continue
+        if len(spare) < most:
+            spare.append(entry)
+        if most < limits.max_contributors:
             refused.append(
                 Refused(entry.candidate.agent, f"the job has too few steps for more than {most} contributors")
             )
         else:
             refused.append(Refused(entry.candidate.agent, f"{most} others cost less per valid on-time step"))
-    return Selection(tuple(chosen), tuple(refused))
+    return Selection(tuple(chosen), tuple(refused), tuple(spare))
+
+
+def _with_newcomer(ranked: list[Ranked], most: int) -> list[Ranked]:
+    """From four places on, the last is a newcomer's where nobody else chosen is one."""
+    if most < 4 or len(ranked) <= most or any(is_new(r) for r in ranked[:most]):
+        return ranked
+    newcomer = next((r for r in ranked[most:] if is_new(r)), None)
+    if newcomer is None:
+        return ranked
+    rest = [r for r in ranked if r is not newcomer]
+    return [*rest[: most - 1], newcomer, *rest[most - 1 :]]

@@ -32,7 +32,7 @@ async def allocate(run: Run) -> None:
         peers = await wait_connected(run, run.job.contributors.max, MORE_WAIT)
         quote = await _quote(run, peers)
         _keep_quote(run, quote)
-        run.state.seats = [new_seat(place, peers[place.agent]) for place in quote.plan.seats]
+        run.state.seats = [new_seat(place, peers[place.agent]) for place in quote.plan.everybody]
         run.save("lock")
     run.event(
         "allocated",

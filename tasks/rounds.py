@@ -15,10 +15,12 @@ import numpy as np
 from cloudlinkup.crypto.seal import encrypt_blob
 from cloudlinkup.errors import JobFailed, NoContributors
 from cloudlinkup.ledger.accounts import Job
+from cloudlinkup.offer import open_seconds
 from cloudlinkup.training.data import pack_partition, shard_rows
 from cloudlinkup.wire.hashes import partition_hash, sha256
 from models.correction import Correction
-from models.plan import JobPlan, PlannedSeat, plan_round
+from models.facts import Prediction
+from models.plan import JobPlan, PlannedSeat, RoundPlan, plan_pilot, plan_round
 from models.pricing import affordable_steps
 from models.registry import Registry
 from models.selection import select
@@ -29,6 +31,7 @@ from tasks.context import Run
 from tasks.escrow import write_seats
 from tasks.peers import Peer, connected
 from tasks.planning import candidates, limits
+from tasks.race import decide, in_pilot, revive, tell_estimate
 from tasks.segment import stored_facts
 from tasks.state import Partition, Seat
 from tasks.trials import plan_trials, seal_trial_rows, work_left
@@ -36,6 +39,7 @@ from tasks.trials import plan_trials, seal_trial_rows, work_left
 RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
 MOST_FAULTS = 2  # in a row, after which a seat gets no further order
 MOST_EMPTY = 3  # rounds in a row from which nothing came
+PILOT_ROWS = 0.5  # of the rows are dealt in the pilot, so that those who are not kept read fewer
 ASSIGNMENT = "assignment.npy"  # int32 (rows,): the seat that holds each training row
 
 
@@ -61,22 +65,63 @@ async def next_round(run: Run) -> bool:
         if _too_late(run, await run.ledger.now()):
             run.state.ended_early = "the deadline is near: what was trained so far is delivered"
             return False
-        await _refresh(run, plan)
-        await _deal(run)
-        beliefs = {seat.seat: Correction(**seat.belief).prediction for seat in run.state.active()}
-        most = _affordable(run, job, plan)
-        if most is not None and sum(most.values()) < plan.segment_steps:
-            run.state.ended_early = "the budget is spent: what was trained so far is delivered"
-            return False
-        number = max(run.state.round, job.round) + 1
-        if run.job.search is None:
-            run.plan = plan_round(plan, number, remaining, beliefs, most_steps=most)
+        peers = await _refresh(run, plan)
+        pilot = in_pilot(run, plan)
+        goes_on = pilot or await decide(run, plan, job, remaining, _steps_left(run, job), peers)
+        tell_estimate(run, plan, remaining)
+        if goes_on:
+            await _plan(run, plan, job, remaining, peers, pilot=pilot)
+    return run.plan is not None and goes_on
+
+
+async def _plan(run: Run, plan: JobPlan, job: Job, remaining: int, peers: dict[str, Peer], *, pilot: bool) -> None:
+    """The next round into `run.plan`; None where the budget is spent."""
+    await _deal(run, pilot=pilot)
+    beliefs = {seat.seat: Correction(**seat.belief).prediction for seat in run.state.active()}
+    most = _affordable(run, job, plan)
+    if most is not None and sum(most.values()) < plan.segment_steps:
+        run.state.ended_early = "the budget is spent: what was trained so far is delivered"
+        run.plan = None
+        return
+    number = max(run.state.round, job.round) + 1
+    if run.job.search is None:
+        if pilot:
+            run.plan = plan_pilot(plan, number, remaining, beliefs, most_steps=most)
         else:
-            run.plan = plan_trials(run, plan, number, beliefs, most)
-            if run.plan is None:
-                run.state.ended_early = "the budget is spent: what was trained so far is delivered"
-        run.save()
-    return run.plan is not None
+            run.plan = _plan_round(run, plan, number, remaining, beliefs, most, peers)
+    else:
+        run.plan = plan_trials(run, plan, number, beliefs, most)
+        if run.plan is None:
+            run.state.ended_early = "the budget is spent: what was trained so far is delivered"
+    run.save()
+
+
+def _plan_round(
+    run: Run,
+    plan: JobPlan,
+    number: int,
+    remaining: int,
+    beliefs: dict[int, Prediction],
+    most: dict[int, int] | None,
+    peers: dict[str, Peer],
+) -> RoundPlan:
+    active, now = run.state.active(), time.time()
+    hours = {s.seat: open_seconds(peers[s.agent].hello.windows, now) for s in active}
+    found = plan_round(
+        plan,
+        number,
+        remaining,
+        beliefs,
+        most_steps=most,
+        unmeasured={s.seat for s in active if not Correction(**s.belief).segments},
+        overheads={s.seat: s.transfer for s in active},
+        open_seconds={seat: left for seat, left in hours.items() if left is not None},
+    )
+    if not found.seats:  # nobody's hours hold a segment: they finish what they are given
+        found = plan_round(plan, number, remaining, beliefs, most_steps=most)
+    if found.shrunk:
+        run.event("shrunk", round=number, seats=list(found.shrunk))
+    return found
 
 
 async def _over(run: Run) -> bool:
@@ -112,36 +157,43 @@ def _too_late(run: Run, now: int) -> bool:
 
 def _affordable(run: Run, job: Job, plan: JobPlan) -> dict[int, int] | None:
     """Most steps by seat where the budget binds before the round's size does, split by the speeds; else None."""
+    left, active = _steps_left(run, job), run.state.active()
+    if left >= plan.local_steps * len(active) * 2:
+        return None
+    speeds = {seat.seat: 1 / Correction(**seat.belief).prediction.seconds for seat in active}
+    total = sum(speeds.values())
+    return {seat: int(left * speed / total) for seat, speed in speeds.items()}
+
+
+def _steps_left(run: Run, job: Job) -> int:
+    """Steps that the budget still holds beside the caps of those who left, which cannot fall."""
     assert run.state.terms is not None
     caps = {i: seat.cap for i, seat in enumerate(job.seats)}
     awarded = {i: seat.awarded + carried(run, i) for i, seat in enumerate(job.seats)}
     active = {seat.seat for seat in run.state.active()}
     held = {i: max(cap, awarded[i]) if i not in active else awarded[i] for i, cap in caps.items()}
-    left = affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
-    if left >= plan.local_steps * len(active) * 2:
-        return None
-    speeds = {seat.seat: 1 / Correction(**seat.belief).prediction.seconds for seat in run.state.active()}
-    total = sum(speeds.values())
-    return {seat: int(left * speed / total) for seat, speed in speeds.items()}
+    return affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
 
 
 # ---------------------------------------------------------------- who
 
 
-async def _refresh(run: Run, plan: JobPlan) -> None:
-    """Marks who is here; seats newcomers; waits a while when nobody is."""
+async def _refresh(run: Run, plan: JobPlan) -> dict[str, Peer]:
+    """Marks who is here, and returns them; fills free places; waits a while when nobody is."""
+    places = min(run.job.contributors.max, len(plan.seats))
     end = time.monotonic() + RETURN_WAIT
     while True:
         peers = await connected(run)
         for seat in run.state.seats:
-            if seat.state != "rejected":
+            if seat.state != "rejected" and not seat.dropped:
                 peer = peers.get(seat.agent)
                 here = peer is not None and peer.fits(seat)
                 seat.state = "active" if here and seat.faults < MOST_FAULTS else "lost"
-        if len(run.state.active()) < min(run.job.contributors.max, len(plan.seats)):
+        revive(run, peers, places)
+        if len(run.state.active()) < places:
             await _seat_newcomers(run, peers, plan)
         if run.state.active():
-            return
+            return peers
         if time.monotonic() >= end:
             raise NoContributors(
                 "no contributor is left that may do this job's work; what was verified is paid, the rest returns"
@@ -190,37 +242,57 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
 # ---------------------------------------------------------------- rows
 
 
-async def _deal(run: Run) -> None:
+async def _deal(run: Run, *, pilot: bool = False) -> None:
     """The rows of the next round: a part of them for each seat, or the same for all in independent trainings."""
     if run.job.search is not None:
         await seal_trial_rows(run, _seal)
         return
-    await asyncio.to_thread(_assign_rows, run)
+    await asyncio.to_thread(_assign_rows, run, pilot=pilot)
     await _seal_partitions(run)
 
 
-def _assign_rows(run: Run) -> None:
-    """Every training row belongs to an active seat. Only rows of seats that left move, unless somebody has none."""
+def _assign_rows(run: Run, *, pilot: bool = False) -> None:
+    """Every training row belongs to an active seat, by its measured speed; in the pilot half of them, in equal parts.
+
+    Only rows of seats that left, and those kept back in the pilot, move, unless somebody has none.
+    """
     path, active = run.folder / ASSIGNMENT, run.state.active()
     rows = len(run.data.features)
     held = np.load(path, allow_pickle=False) if path.exists() else np.full(rows, -1, np.int32)
     numbers = [seat.seat for seat in active]
-    if any(not (held == number).any() for number in numbers):
+    seed = run.data.spec.seed + len(run.state.seats) + run.state.round
+    fresh = any(not (held == number).any() for number in numbers)
+    if fresh:
         held = np.full(rows, -1, np.int32)  # a newcomer: deal anew
-    orphans = np.flatnonzero(~np.isin(held, numbers))
+    free = ~np.isin(held, numbers)
+    if pilot and not fresh:
+        free &= held >= 0
+    elif pilot and PILOT_ROWS * rows >= run.data.spec.batch * len(active):
+        free[np.random.default_rng(seed).permutation(rows)[int(PILOT_ROWS * rows) :]] = False
+    orphans = np.flatnonzero(free)
     if not len(orphans):
         return
-    shares = [1 / Correction(**seat.belief).prediction.seconds for seat in active]
+    have = np.array([float((held == number).sum()) for number in numbers])
+    wanted = _row_shares(active) * (have.sum() + len(orphans))
+    shares = [float(missing) for missing in np.maximum(wanted - have, 0.01 * wanted)]
     minimum = min(run.data.spec.batch, len(orphans) // len(active)) or 1
     if len(orphans) < len(active):
         held[orphans] = numbers[0]
     else:
-        seed = run.data.spec.seed + len(run.state.seats) + run.state.round
         for number, part in zip(numbers, shard_rows(len(orphans), shares, seed, minimum=minimum), strict=True):
             held[orphans[part]] = number
     part_file = path.with_name("assignment.part.npy")
     np.save(part_file, held, allow_pickle=False)
     part_file.replace(path)
+
+
+def _row_shares(active: list[Seat]) -> np.ndarray:
+    """By measured speed; whoever is not measured counts as the median of those who are."""
+    beliefs = [Correction(**seat.belief) for seat in active]
+    known = [1 / belief.prediction.seconds for belief in beliefs if belief.segments]
+    middle = float(np.median(known)) if known else 1.0
+    speeds = np.array([1 / belief.prediction.seconds if belief.segments else middle for belief in beliefs])
+    return speeds / speeds.sum()
 
 
 async def _seal_partitions(run: Run) -> None:

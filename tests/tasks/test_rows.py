@@ -74,11 +74,26 @@ def test_the_faster_hold_more(rig: Rig) -> None:
     run = rig.run
     seats(run, 2, random.Random(1))
     for seat, seconds in zip(run.state.seats, (0.01, 0.03), strict=True):
-        seat.belief = belief(seconds)
+        seat.belief = belief(seconds) | {"segments": 3}
     held = deal(run)
     rows = [int((held == seat.seat).sum()) for seat in run.state.seats]
     assert sum(rows) == len(held)
     assert rows[0] > rows[1]
+
+
+def test_a_claimed_speed_brings_no_rows_and_the_pilot_holds_half_back(rig: Rig) -> None:
+    run = rig.run
+    seats(run, 2, random.Random(1))
+    for seat, seconds in zip(run.state.seats, (1e-6, 0.03), strict=True):
+        seat.belief = belief(seconds)
+    _assign_rows(run, pilot=True)
+    held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
+    rows = [int((held == seat.seat).sum()) for seat in run.state.seats]
+    assert rows[0] == rows[1] and sum(rows) == len(held) // 2
+    _assign_rows(run, pilot=True)
+    assert (np.load(run.folder / ASSIGNMENT, allow_pickle=False) == held).all(), "taken up again, nothing moves"
+    after = deal(run)
+    assert (after >= 0).all() and (after[held >= 0] == held[held >= 0]).all()
 
 
 async def test_only_a_changed_partition_is_sealed_again(rig: Rig) -> None:

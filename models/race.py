@@ -1,0 +1,98 @@
+"""The race of round 0: who of those that took part in the pilot is kept.
+
+Up to twice as many contributors as the job has places do the pilot (`plan.plan_pilot`), a few segments each, that are
+verified and paid like any shard. Kept are those that turn out cheapest per valid on-time step:
+
+    ask per step at the measured speed / (on time x valid)
+
+the last two as 5% lower bounds of the record with the pilot in it. Where the cheapest would miss the deadline at the
+P90, the fastest are kept instead; where those miss it too, or the budget does not reach, the job ends, and everything
+but the pilots' verified pay returns. A cap on chain never falls, so what those that are not kept could still have
+earned stays locked until the job is closed: at most their pilot's pay, which the hard cap counts.
+
+Nothing here believes a claimed speed: somebody is measured or is not kept. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from models.estimate import Estimate, estimate
+from models.facts import Prediction, TrackRecord
+from models.plan import JobPlan
+from models.selection import reliability
+
+
+@dataclass(frozen=True)
+class Racer:
+    """One contributor after the pilot. `ask`: base units a step at the speed `planned` (seconds a step); `speed`: what
+    is known now; `segments` verified of `wanted`."""
+
+    seat: int
+    ask: int
+    planned: float
+    speed: Prediction
+    segments: int
+    wanted: int
+    record: TrackRecord
+
+    @property
+    def cost(self) -> float:
+        """Base units per valid on-time step, as far as known; infinite where nothing verified came."""
+        if not self.segments:
+            return inf
+        late = self.segments < self.wanted
+        known = self.record.model_copy(
+            update={
+                "on_time": self.record.on_time + (not late),
+                "late": self.record.late + late,
+                "valid": self.record.valid + 1,
+            }
+        )
+        return self.ask * self.speed.seconds / self.planned / reliability(known)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`kept` and `dropped` seats, best first; `finish`: None where nobody delivered."""
+
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    finish: Estimate | None
+    by: str  # cost or speed
+
+    def late(self, seconds: float, level: float = 0.9) -> bool:
+        """Whether the job would miss a deadline in `seconds`."""
+        return self.finish is None or self.finish.quantile(level) > seconds
+
+
+def keep(racers: Sequence[Racer], places: int, *, steps: int, seconds_left: float, fixed: float = 0.0) -> Kept:
+    """The `places` best of the racers, for `steps` more in `seconds_left`, of which `fixed` are not training.
+
+    The order of `racers` does not matter. Raises ValueError for fewer than one place.
+    """
+    if places < 1:
+        raise ValueError("a race is for at least one place")
+    delivered = [r for r in racers if r.segments]
+    failed = tuple(sorted(r.seat for r in racers if not r.segments))
+    if not delivered:
+        return Kept((), failed, None, "cost")
+    orders = {
+        "cost": sorted(delivered, key=lambda r: (r.cost, r.speed.seconds, r.seat)),
+        "speed": sorted(delivered, key=lambda r: (r.speed.seconds, r.cost, r.seat)),
+    }
+    found: list[Kept] = []
+    for by, order in orders.items():
+        finish = estimate(steps, [r.speed for r in order[:places]], fixed)
+        kept = Kept(tuple(r.seat for r in order[:places]), (*(r.seat for r in order[places:]), *failed), finish, by)
+        if not kept.late(seconds_left):
+            return kept
+        found.append(kept)
+    return found[-1]
+
+
+def stranded_by_race(plan: JobPlan) -> int:
+    """Steps whose caps may be stranded with those that are not kept: a pilot each, if none of it verified."""
+    return len(plan.racers) * plan.pilot_segments * plan.segment_steps

@@ -1,0 +1,117 @@
+"""After the pilot: who is kept, and whether the job goes on. Then, after every round: when it will be done.
+
+What the pilot's shards verified is paid like any other work. Those that are not kept stay seated without orders (their
+caps cannot fall), and are the first to come back when somebody is lost.
+"""
+
+from __future__ import annotations
+
+from cloudlinkup.ledger.accounts import Job
+from models.correction import Correction
+from models.estimate import Estimate, estimate
+from models.plan import JobPlan
+from models.race import Racer, keep
+from models.telemetry import Telemetry
+from tasks.context import Run
+from tasks.peers import Peer
+from tasks.state import RoundState
+
+
+def in_pilot(run: Run, plan: JobPlan) -> bool:
+    """Whether the next round is the pilot: until one of its shards was verified."""
+    return bool(plan.pilot_segments) and run.job.search is None and not run.state.raced and not run.state.steps_done
+
+
+async def decide(run: Run, plan: JobPlan, job: Job, remaining: int, affordable: int, peers: dict[str, Peer]) -> bool:
+    """Keeps the best of the pilot; False when the job ends here. `affordable`: steps that the budget still holds."""
+    if run.job.search is not None or not plan.pilot_segments or run.state.raced == "kept":
+        return True
+    if run.state.raced == "ended":
+        return False
+    from tasks.audit import tell_finished  # the audit needs the rounds' rows, and the rounds this
+
+    now = await run.ledger.now()
+    kept = keep(
+        await _racers(run, plan),
+        min(run.job.contributors.max, len(plan.seats)),
+        steps=remaining,
+        seconds_left=run.job.deadline.timestamp() - now,
+        fixed=handling(run, remaining, plan),
+    )
+    assert kept.finish is not None  # some steps are verified, or this would still be the pilot
+    why = ""
+    if kept.late(run.job.deadline.timestamp() - now):
+        why = f"after the pilot the P90 is {kept.finish.quantile(0.9):.0f} s, beyond the deadline"
+    elif affordable < remaining:
+        why = f"after the pilot the budget holds {affordable} of {remaining} steps"
+    if why:
+        run.state.ended_early = f"{why}: the pilot's verified work is paid, the rest returns"
+        run.state.raced = "ended"
+        run.save()
+        run.event("race_ended", why=why)
+        return False
+    for seat in run.state.active():
+        if seat.seat not in kept.kept:
+            seat.dropped, seat.state = True, "idle"
+    run.state.raced = "kept"
+    run.save()
+    run.event("raced", kept=list(kept.kept), dropped=list(kept.dropped), by=kept.by)
+    for seat in run.state.seats:
+        if seat.dropped and seat.agent in peers:
+            await tell_finished(run, seat, "released")
+            seat.has_weights = -1
+    return True
+
+
+async def _racers(run: Run, plan: JobPlan) -> list[Racer]:
+    """Those still here, with what they delivered so far (a pilot that brought nothing is held again)."""
+    asks = {place.seat: place.ask for place in plan.everybody}
+    wanted: dict[int, int] = {}
+    for text in run.store.rounds(run.request_id):
+        for entry in RoundState.model_validate_json(text).entries:
+            wanted[entry.seat] = entry.max_segments
+    telemetry, found = Telemetry(run.settings.home.telemetry_db), []
+    for seat in run.state.active():
+        found.append(
+            Racer(
+                seat=seat.seat,
+                ask=asks.get(seat.seat, run.state.price),
+                planned=seat.predicted,
+                speed=Correction(**seat.belief).prediction,
+                segments=seat.accepted,
+                wanted=wanted.get(seat.seat, seat.accepted),
+                record=await telemetry.track_record(seat.agent, str(run.owner)),
+            )
+        )
+    return found
+
+
+def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
+    """Free places go first to those that raced and were not kept, the fastest first."""
+    waiting = [s for s in run.state.seats if s.dropped and s.agent in peers and peers[s.agent].fits(s)]
+    waiting.sort(key=lambda s: (Correction(**s.belief).mean, s.seat))
+    for seat in waiting[: max(0, places - len(run.state.active()))]:
+        seat.dropped, seat.state = False, "active"
+        run.event("seated", seat=seat.seat, wallet=seat.wallet)
+
+
+def handling(run: Run, remaining: int, plan: JobPlan) -> float:
+    """Seconds beside training of the rounds that are left, as the last round had them."""
+    rounds = -(-remaining // max(1, plan.round_steps))
+    return rounds * max(0.0, run.state.round_seconds - run.state.round_training)
+
+
+def tell_estimate(run: Run, plan: JobPlan, remaining: int) -> Estimate | None:
+    """The plan's present estimate, into the state and the job's events; None before anything was observed."""
+    speeds = [Correction(**seat.belief).prediction for seat in run.state.active()]
+    if not run.state.steps_done or not speeds or run.job.search is not None:
+        return None
+    found = estimate(remaining, speeds, handling(run, remaining, plan))
+    run.event(
+        "estimate",
+        round=run.state.round,
+        p50_seconds=round(found.quantile(0.5), 1),
+        p90_seconds=round(found.quantile(0.9), 1),
+        steps_left=remaining,
+    )
+    return found
