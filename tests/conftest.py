@@ -219,6 +219,14 @@ def free_base() -> int:
     raise RuntimeError("no free ports")
 
 
+def post(url: str, body: object) -> httpx.Response:
+    """To Prefect's API, again while it is too busy: it answers 503 where its database was locked for too long."""
+    until = time.monotonic() + 120
+    while (answer := httpx.post(url, json=body, timeout=60)).status_code == 503 and time.monotonic() < until:
+        time.sleep(0.5)
+    return answer
+
+
 @dataclass(frozen=True)
 class LocalStack:
     """A home, and the command line upon it. Jobs may name files below `rows`."""

@@ -21,6 +21,7 @@ from cloudlinkup.crypto.identity import read_key
 from cloudlinkup.home import PORTS, PROGRAM_ID, ROLES
 from cloudlinkup.ledger.escrow import Ledger
 from deployments import money
+from tests.conftest import post
 
 if TYPE_CHECKING:
     from tests.conftest import LocalStack
@@ -89,7 +90,7 @@ def test_prefect_has_the_deployments_of_prefect_yaml(local_stack: LocalStack) ->
     assert train["work_pool_name"] == "local"
     assert train["global_concurrency_limit"]["limit"] == 2
     assert set(train["parameter_openapi_schema"]["properties"]) == {"job", "request_id"}
-    found = httpx.post(f"{api}/deployments/filter", json={}, timeout=60).json()
+    found = post(f"{api}/deployments/filter", {}).json()
     wanted = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
     assert {item["name"] for item in found} == {entry["name"] for entry in wanted}
     for entry in wanted:
@@ -101,7 +102,7 @@ def test_prefect_has_the_deployments_of_prefect_yaml(local_stack: LocalStack) ->
 
     def runs() -> int:
         body = {"deployments": {"id": {"any_": [retrain]}}}
-        return httpx.post(f"{api}/flow_runs/count", json=body, timeout=60).json()
+        return post(f"{api}/flow_runs/count", body).json()
 
     assert eventually(lambda: runs() > 0, 30), "the scheduler made no run of the cron schedule"
 
@@ -116,7 +117,7 @@ def test_a_run_cannot_choose_what_is_executed(local_stack: LocalStack, variables
     job = {"data": {"uri": "x", "format": "csv", "label": "y"}, "model": {"kind": "mlp"}, "train": {"samples": 1}}
     job |= {"version": 1, "task": "regression", "budget": "1", "deadline": "2035-01-01T00:00:00Z"}
     body = {"parameters": {"job": job}, "job_variables": variables}
-    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=60)
+    answer = post(f"{api}/deployments/{found['id']}/create_flow_run", body)
     assert answer.status_code in (409, 422), answer.text
     assert "not allowed" in answer.text
 
@@ -125,7 +126,7 @@ def test_prefect_refuses_parameters_that_are_no_job(local_stack: LocalStack) -> 
     api = json.loads(local_stack.home.stack.read_text())["prefect_api"]
     found = httpx.get(f"{api}/deployments/name/train/train", timeout=60).json()
     body = {"parameters": {"job": {"version": 1, "nonsense": True}}}
-    answer = httpx.post(f"{api}/deployments/{found['id']}/create_flow_run", json=body, timeout=60)
+    answer = post(f"{api}/deployments/{found['id']}/create_flow_run", body)
     assert answer.status_code in (409, 422), answer.text
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from cloudlinkup.jobs import JobView
+from tests.conftest import post
 from tests.system.site import wait_for
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def test_the_run_refuses_what_another_client_sends(site: Site, free: int) -> Non
         request = str(uuid.uuid4())
         job = bad(site, "direct", {"uri": uri})
         body = {"name": request, "parameters": {"job": job, "request_id": request}, "state": {"type": "SCHEDULED"}}
-        answer = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, timeout=60)
+        answer = post(f"{api}/deployments/{deployment['id']}/create_flow_run", body)
         assert answer.status_code in (200, 201), answer.text
         sent[request] = uri
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -154,7 +153,7 @@ def test_nothing_is_found_anywhere_else(site: Site, done: dict[str, Any], needle
 
 @pytest.mark.parametrize("what", ["logs", "artifacts", "events", "flow_runs", "task_runs"])
 def test_nothing_is_found_through_the_api(site: Site, needles: dict[str, list[bytes]], what: str) -> None:
-    answer = httpx.post(f"{site.settings.prefect_api}/{what}/filter", json={}, timeout=30)
+    answer = post(f"{site.settings.prefect_api}/{what}/filter", {})
     assert answer.status_code == 200, answer.text
     assert len(answer.content) > 100
     assert [name for name, forms in needles.items() if any(form in answer.content for form in forms)] == []
