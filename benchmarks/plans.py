@@ -7,7 +7,8 @@ Contributors' times are measured step times of left-out GPU types and networks, 
 pilot of sixteen of them. The bound is clairvoyant: all work over the summed true speed of the eight fastest of the 60
 that stay, and the same dispatch for ten rounds. Intervals are 95% bootstrap ones over jobs. The simulator runs the
 product's own plans. The splits made at once pay one dispatch, not ten, and nobody vanishes from them: with no hidden
-slowdown they may come out below the bound of ten rounds. Not here: money beside machine time, thousands of contributors, other goals than time.
+slowdown they may come out below the bound of ten rounds. Not here: money beside machine time, thousands of
+contributors, other goals than time.
 """
 
 from __future__ import annotations
