@@ -24,6 +24,7 @@ import pytest
 from cloudlinkup.crypto.identity import read_key
 from cloudlinkup.home import ROLES
 from cloudlinkup.tables.prepare import Prepared
+from tests.conftest import post
 
 if TYPE_CHECKING:
     from tests.system.site import Site
