@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ESCROW = ROOT / "programs" / "escrow.so"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What each test process gets: a file at a time; all tests of the local stack together, and first."""
 
