@@ -27,7 +27,7 @@ demo: $(READY)
 	@$(BIN)/cloudlinkup demo
 
 test: $(READY)
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -34,18 +34,30 @@ ROOT = Path(__file__).resolve().parent.parent
 ESCROW = ROOT / "programs" / "escrow.so"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+STACK = ("tests/system/", "tests/deployments/test_stack.py", "tests/tasks/test_sweep.py")  # who may use `local_stack`
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What each test process gets: a file at a time; all tests of the local stack together, and first."""
-
-    def on_the_stack(item: pytest.Item) -> bool:
-        return "local_stack" in getattr(item, "fixturenames", ())
-
+    """What uses the local stack comes first: it takes longest."""
     for item in items:
-        if on_the_stack(item) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900))  # the first one starts the stack
-        item.add_marker(pytest.mark.xdist_group("stack" if on_the_stack(item) else str(item.path)))
-    items.sort(key=lambda item: not on_the_stack(item))
+        if "local_stack" in getattr(item, "fixturenames", ()):
+            if not item.nodeid.startswith(STACK):
+                raise pytest.UsageError(f"{item.nodeid} uses local_stack. Fix: name its file in STACK")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(900))  # the first one starts the stack
+    items.sort(key=lambda item: not item.nodeid.startswith(STACK))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What each test process gets: a file at a time, and all files of the local stack together."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "stack" if nodeid.startswith(STACK) else super()._split_scope(nodeid)
+
+    return Files(config, log)
 
 
 def free_port() -> int:
