@@ -36,6 +36,9 @@ async def train(job: JobSpec, request_id: str | None = None) -> None:
         except CloudLinkUpError as error:
             await _close_books(run, error)
             raise
+        except Exception as error:
+            run.store.fail(run.request_id, unexpected(error), final=False)
+            raise
 
 
 async def _stages(run: Run) -> None:
@@ -65,6 +68,15 @@ async def _close_books(run: Run, error: CloudLinkUpError) -> None:
             await deliver(run)  # what the rounds before it trained is paid for
         await settle(run)
         run.store.fail(run.request_id, describe(error), final=True)
+
+
+def unexpected(error: Exception) -> dict[str, object]:
+    """A fault of ours, as the job store keeps it: its kind alone, as its message may hold anything."""
+    message = (
+        f"unexpected {type(error).__name__}; what was verified stays paid. "
+        "Fix: submit it again with the same request id; the flow run's log says where"
+    )
+    return {"error": type(error).__name__, "message": message, "exit_code": 1}
 
 
 def describe(error: CloudLinkUpError) -> dict[str, object]:

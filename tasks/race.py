@@ -6,7 +6,8 @@ caps cannot fall), and are the first to come back when somebody is lost.
 
 from __future__ import annotations
 
-from cloudlinkup.ledger.accounts import Job
+from collections.abc import Callable, Collection
+
 from models.correction import Correction
 from models.estimate import Estimate, estimate
 from models.plan import JobPlan
@@ -16,50 +17,58 @@ from tasks.context import Run
 from tasks.peers import Peer
 from tasks.state import RoundState
 
+MOST_FAULTS = 2  # in a row, after which a seat gets no further order
+
 
 def in_pilot(run: Run, plan: JobPlan) -> bool:
-    """Whether the next round is the pilot: until one of its shards was verified."""
-    return bool(plan.pilot_segments) and run.job.search is None and not run.state.raced and not run.state.steps_done
+    """Whether the next round is the pilot: until one of its shards was verified, of somebody who is still here."""
+    if not plan.pilot_segments or run.job.search is not None or run.state.raced:
+        return False
+    return not any(seat.accepted for seat in run.state.active())
 
 
-async def decide(run: Run, plan: JobPlan, job: Job, remaining: int, affordable: int, peers: dict[str, Peer]) -> bool:
-    """Keeps the best of the pilot; False when the job ends here. `affordable`: steps that the budget still holds."""
+async def decide(
+    run: Run, plan: JobPlan, remaining: int, affordable: Callable[[Collection[int]], int], peers: dict[str, Peer]
+) -> bool:
+    """Keeps the best of the pilot; False when the job ends here. `affordable`: the steps that the budget still holds
+    when only these seats go on, as the caps of the others are stranded."""
     if run.job.search is not None or not plan.pilot_segments or run.state.raced == "kept":
         return True
     if run.state.raced == "ended":
         return False
     from tasks.audit import tell_finished  # the audit needs the rounds' rows, and the rounds this
 
-    now = await run.ledger.now()
+    assert run.state.terms is not None
+    # awards stop at the chain's deadline, which may be sooner than the client's
+    left = min(run.job.deadline.timestamp(), run.state.terms.deadline) - await run.ledger.now()
     kept = keep(
         await _racers(run, plan),
         min(run.job.contributors.max, len(plan.seats)),
         steps=remaining,
-        seconds_left=run.job.deadline.timestamp() - now,
+        seconds_left=left,
         fixed=handling(run, remaining, plan),
     )
-    assert kept.finish is not None  # some steps are verified, or this would still be the pilot
+    assert kept.finish is not None  # somebody here delivered, or this would still be the pilot
     why = ""
-    if kept.late(run.job.deadline.timestamp() - now):
+    if kept.late(left):
         why = f"after the pilot the P90 is {kept.finish.quantile(0.9):.0f} s, beyond the deadline"
-    elif affordable < remaining:
-        why = f"after the pilot the budget holds {affordable} of {remaining} steps"
+    elif (most := affordable(kept.kept)) // plan.segment_steps < remaining // plan.segment_steps:
+        why = f"after the pilot the budget holds {most} of {remaining} steps"
     if why:
         run.state.ended_early = f"{why}: the pilot's verified work is paid, the rest returns"
         run.state.raced = "ended"
         run.save()
         run.event("race_ended", why=why)
         return False
-    for seat in run.state.active():
-        if seat.seat not in kept.kept:
-            seat.dropped, seat.state = True, "idle"
+    for seat in run.state.seats:  # also who is away: whoever comes back finds its place taken
+        if seat.seat not in kept.kept and seat.state != "rejected":
+            seat.dropped, seat.state, seat.has_weights = True, "idle", -1
     run.state.raced = "kept"
     run.save()
     run.event("raced", kept=list(kept.kept), dropped=list(kept.dropped), by=kept.by)
     for seat in run.state.seats:
         if seat.dropped and seat.agent in peers:
             await tell_finished(run, seat, "released")
-            seat.has_weights = -1
     return True
 
 
@@ -87,9 +96,17 @@ async def _racers(run: Run, plan: JobPlan) -> list[Racer]:
 
 
 def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
-    """Free places go first to those that raced and were not kept, the fastest first."""
-    waiting = [s for s in run.state.seats if s.dropped and s.agent in peers and peers[s.agent].fits(s)]
-    waiting.sort(key=lambda s: (Correction(**s.belief).mean, s.seat))
+    """Free places go first to those that raced and were not kept, the fastest that were measured first.
+
+    Who was lost after the race waits with them, so that nobody comes back to a place that is taken.
+    """
+    if run.state.raced != "kept":
+        return
+    for seat in run.state.seats:
+        seat.dropped = seat.dropped or seat.state == "lost"
+    waiting = [s for s in run.state.seats if s.dropped and s.faults < MOST_FAULTS]
+    waiting = [s for s in waiting if s.agent in peers and peers[s.agent].fits(s)]
+    waiting.sort(key=lambda s: (not s.accepted, Correction(**s.belief).mean, s.seat))
     for seat in waiting[: max(0, places - len(run.state.active()))]:
         seat.dropped, seat.state = False, "active"
         run.event("seated", seat=seat.seat, wallet=seat.wallet)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Collection
 
 import numpy as np
 
@@ -31,13 +32,12 @@ from tasks.context import Run
 from tasks.escrow import write_seats
 from tasks.peers import Peer, connected
 from tasks.planning import candidates, limits
-from tasks.race import decide, in_pilot, revive, tell_estimate
+from tasks.race import MOST_FAULTS, decide, in_pilot, revive, tell_estimate
 from tasks.segment import stored_facts
 from tasks.state import Partition, Seat
 from tasks.trials import plan_trials, seal_trial_rows, work_left
 
 RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
-MOST_FAULTS = 2  # in a row, after which a seat gets no further order
 MOST_EMPTY = 3  # rounds in a row from which nothing came
 PILOT_ROWS = 0.5  # of the rows are dealt in the pilot, so that those who are not kept read fewer
 ASSIGNMENT = "assignment.npy"  # int32 (rows,): the seat that holds each training row
@@ -53,6 +53,8 @@ async def next_round(run: Run) -> bool:
     remaining = run.state.total_steps - run.state.steps_done
     if run.round is not None and run.round.stage == "awarded":
         return True  # what is left of it needs no chain
+    if run.round is None and run.state.raced == "ended":
+        return False  # whoever takes it up again needs no contributor for that
     left = remaining >= plan.segment_steps if run.job.search is None else work_left(run)
     if (run.round is None and not left) or await _over(run):
         return False
@@ -67,7 +69,7 @@ async def next_round(run: Run) -> bool:
             return False
         peers = await _refresh(run, plan)
         pilot = in_pilot(run, plan)
-        goes_on = pilot or await decide(run, plan, job, remaining, _steps_left(run, job), peers)
+        goes_on = pilot or await decide(run, plan, remaining, lambda kept: _steps_left(run, job, kept), peers)
         tell_estimate(run, plan, remaining)
         if goes_on:
             await _plan(run, plan, job, remaining, peers, pilot=pilot)
@@ -165,12 +167,14 @@ def _affordable(run: Run, job: Job, plan: JobPlan) -> dict[int, int] | None:
     return {seat: int(left * speed / total) for seat, speed in speeds.items()}
 
 
-def _steps_left(run: Run, job: Job) -> int:
-    """Steps that the budget still holds beside the caps of those who left, which cannot fall."""
+def _steps_left(run: Run, job: Job, going_on: Collection[int] | None = None) -> int:
+    """Steps that the budget still holds beside the caps of those who left, which cannot fall.
+
+    `going_on`: the seats that do not leave; without it, those that are active."""
     assert run.state.terms is not None
     caps = {i: seat.cap for i, seat in enumerate(job.seats)}
     awarded = {i: seat.awarded + carried(run, i) for i, seat in enumerate(job.seats)}
-    active = {seat.seat for seat in run.state.active()}
+    active = {seat.seat for seat in run.state.active()} if going_on is None else set(going_on)
     held = {i: max(cap, awarded[i]) if i not in active else awarded[i] for i, cap in caps.items()}
     return affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
 
