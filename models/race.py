@@ -1,14 +1,16 @@
 """The race of round 0: who of those that took part in the pilot is kept.
 
 Up to twice as many contributors as the job has places do the pilot (`plan.plan_pilot`), a few segments each, that are
-verified and paid like any shard. Kept are those that turn out cheapest per valid on-time step:
+verified and paid like any shard. Everybody is paid the same price a step, so the best are those that take least time
+for a valid on-time step:
 
-    ask per step at the measured speed / (on time x valid)
+    measured seconds a step / (on time x valid)
 
-the last two as 5% lower bounds of the record with the pilot in it. Where the cheapest would miss the deadline at the
-P90, the fastest are kept instead; where those miss it too, or the budget does not reach, the job ends, and everything
-but the pilots' verified pay returns. A cap on chain never falls, so what those that are not kept could still have
-earned stays locked until the job is closed: at most their pilot's pay, which the hard cap counts.
+the last two as 5% lower bounds of the record, which has the pilot in it. An ask at a measured over a predicted speed is
+no measure: it makes whoever was predicted slow look cheap. Where the best would miss the deadline at the P90, the
+fastest are kept instead; where those miss it too, or the budget does not reach, the job ends, and everything but the
+pilots' verified pay returns. A cap on chain never falls, so what those that are not kept could still have earned stays
+locked until the job is closed: at most their pilot's pay, which the hard cap counts.
 
 Nothing here believes a claimed speed: somebody is measured or is not kept. Pure.
 """
@@ -27,31 +29,17 @@ from models.selection import reliability
 
 @dataclass(frozen=True)
 class Racer:
-    """One contributor after the pilot. `ask`: base units a step at the speed `planned` (seconds a step); `speed`: what
-    is known now; `segments` verified of `wanted`."""
+    """One contributor after the pilot. `speed`: what is known now; `segments`: verified."""
 
     seat: int
-    ask: int
-    planned: float
     speed: Prediction
     segments: int
-    wanted: int
     record: TrackRecord
 
     @property
-    def cost(self) -> float:
-        """Base units per valid on-time step, as far as known; infinite where nothing verified came."""
-        if not self.segments:
-            return inf
-        late = self.segments < self.wanted
-        known = self.record.model_copy(
-            update={
-                "on_time": self.record.on_time + (not late),
-                "late": self.record.late + late,
-                "valid": self.record.valid + 1,
-            }
-        )
-        return self.ask * self.speed.seconds / self.planned / reliability(known)
+    def seconds(self) -> float:
+        """Expected seconds of a valid on-time step, as far as known; infinite where nothing verified came."""
+        return self.speed.seconds / reliability(self.record) if self.segments else inf
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Kept:
     kept: tuple[int, ...]
     dropped: tuple[int, ...]
     finish: Estimate | None
-    by: str  # cost or speed
+    by: str  # record or speed
 
     def late(self, seconds: float, level: float = 0.9) -> bool:
         """Whether the job would miss a deadline in `seconds`."""
@@ -78,10 +66,10 @@ def keep(racers: Sequence[Racer], places: int, *, steps: int, seconds_left: floa
     delivered = [r for r in racers if r.segments]
     failed = tuple(sorted(r.seat for r in racers if not r.segments))
     if not delivered:
-        return Kept((), failed, None, "cost")
+        return Kept((), failed, None, "record")
     orders = {
-        "cost": sorted(delivered, key=lambda r: (r.cost, r.speed.seconds, r.seat)),
-        "speed": sorted(delivered, key=lambda r: (r.speed.seconds, r.cost, r.seat)),
+        "record": sorted(delivered, key=lambda r: (r.seconds, r.speed.seconds, r.seat)),
+        "speed": sorted(delivered, key=lambda r: (r.speed.seconds, r.seconds, r.seat)),
     }
     found: list[Kept] = []
     for by, order in orders.items():

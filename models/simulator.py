@@ -80,7 +80,7 @@ def simulate(
         now += took + dispatch
         if pilot and plan.racers and any(delivered.values()):
             racers = [
-                Racer(s, 1, b.base, b.prediction, delivered.get(s, 0), plan.pilot_segments, TrackRecord())
+                Racer(s, b.prediction, delivered.get(s, 0), TrackRecord())
                 for s, b in beliefs.items()
             ]
             kept = keep(racers, len(plan.seats), steps=left, seconds_left=inf)

@@ -15,7 +15,6 @@ from models.race import Racer, keep
 from models.telemetry import Telemetry
 from tasks.context import Run
 from tasks.peers import Peer
-from tasks.state import RoundState
 
 MOST_FAULTS = 2  # in a row, after which a seat gets no further order
 
@@ -42,7 +41,7 @@ async def decide(
     # awards stop at the chain's deadline, which may be sooner than the client's
     left = min(run.job.deadline.timestamp(), run.state.terms.deadline) - await run.ledger.now()
     kept = keep(
-        await _racers(run, plan),
+        await _racers(run),
         min(run.job.contributors.max, len(plan.seats)),
         steps=remaining,
         seconds_left=left,
@@ -72,23 +71,15 @@ async def decide(
     return True
 
 
-async def _racers(run: Run, plan: JobPlan) -> list[Racer]:
+async def _racers(run: Run) -> list[Racer]:
     """Those still here, with what they delivered so far (a pilot that brought nothing is held again)."""
-    asks = {place.seat: place.ask for place in plan.everybody}
-    wanted: dict[int, int] = {}
-    for text in run.store.rounds(run.request_id):
-        for entry in RoundState.model_validate_json(text).entries:
-            wanted[entry.seat] = entry.max_segments
     telemetry, found = Telemetry(run.settings.home.telemetry_db), []
     for seat in run.state.active():
         found.append(
             Racer(
                 seat=seat.seat,
-                ask=asks.get(seat.seat, run.state.price),
-                planned=seat.predicted,
                 speed=Correction(**seat.belief).prediction,
                 segments=seat.accepted,
-                wanted=wanted.get(seat.seat, seat.accepted),
                 record=await telemetry.track_record(seat.agent, str(run.owner)),
             )
         )

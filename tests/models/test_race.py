@@ -39,8 +39,8 @@ def planned(seconds: list[float], spare: list[Ranked] | None = None, steps: int 
     return plan_job(job, ranked(seconds), predictor="p", version="0", spare=spare or [])
 
 
-def racer(number: int, seconds: float, segments: int = 5, ask: int = 5, record: TrackRecord | None = None) -> Racer:
-    return Racer(number, ask, 1.0, speed(number, seconds), segments, 5, record or TrackRecord())
+def racer(number: int, seconds: float, segments: int = 5, record: TrackRecord | None = None) -> Racer:
+    return Racer(number, speed(number, seconds), segments, record or TrackRecord(on_time=1, valid=1))
 
 
 def test_the_pilot_is_the_same_for_a_liar() -> None:
@@ -106,11 +106,11 @@ def test_who_may_miss_the_round_gets_less_before_it() -> None:
     assert steps[2] * 4.0 <= found.time_box * 1.5
 
 
-def test_the_cheapest_valid_on_time_step_is_kept() -> None:
-    good, bad = TrackRecord(on_time=50, valid=50), TrackRecord(on_time=1, late=49, valid=50)
+def test_the_quickest_valid_on_time_step_is_kept() -> None:
+    good, bad = TrackRecord(on_time=50, valid=50), TrackRecord(on_time=2, late=49, valid=51)
     field = [racer(0, 3.0), racer(1, 1.0), racer(2, 1.0, record=good), racer(3, 0.9, record=bad), racer(4, 0.1, 0)]
     kept = keep(field, 2, steps=100, seconds_left=1e9)
-    assert kept.kept == (2, 1) and set(kept.dropped) == {0, 3, 4} and kept.by == "cost"
+    assert kept.kept == (2, 1) and set(kept.dropped) == {0, 3, 4} and kept.by == "record"
     assert keep(field[::-1], 2, steps=100, seconds_left=1e9).kept == kept.kept
     nobody = keep([racer(0, 1.0, 0)], 1, steps=1, seconds_left=1e9)
     assert nobody.kept == () and nobody.late(1e9)
@@ -118,9 +118,9 @@ def test_the_cheapest_valid_on_time_step_is_kept() -> None:
         keep(field, 0, steps=1, seconds_left=1.0)
 
 
-def test_the_fastest_where_the_cheapest_would_be_late() -> None:
-    field = [racer(0, 4.0, ask=1), racer(1, 4.0, ask=1), racer(2, 1.0, ask=9), racer(3, 1.0, ask=9)]
-    field = [Racer(r.seat, r.ask, r.speed.seconds, r.speed, 5, 5, r.record) for r in field]
+def test_the_fastest_where_the_steadiest_would_be_late() -> None:
+    good = TrackRecord(on_time=50, valid=50)
+    field = [racer(0, 4.0, record=good), racer(1, 4.0, record=good), racer(2, 1.0), racer(3, 1.0)]
     assert keep(field, 2, steps=100, seconds_left=1_000).kept == (0, 1)
     fast = keep(field, 2, steps=100, seconds_left=100)
     assert fast.kept == (2, 3) and fast.by == "speed" and not fast.late(100)
