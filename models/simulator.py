@@ -79,10 +79,7 @@ def simulate(
             left, busy = left - steps, busy + done * each
         now += took + dispatch
         if pilot and plan.racers and any(delivered.values()):
-            racers = [
-                Racer(s, b.prediction, delivered.get(s, 0), TrackRecord())
-                for s, b in beliefs.items()
-            ]
+            racers = [Racer(s, b.prediction, delivered.get(s, 0), TrackRecord()) for s, b in beliefs.items()]
             kept = keep(racers, len(plan.seats), steps=left, seconds_left=inf)
             beliefs = {s: beliefs[s] for s in kept.kept}
         if number == 1 and beliefs:
