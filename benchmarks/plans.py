@@ -42,6 +42,14 @@ def ranked(order: np.ndarray, guess: np.ndarray) -> list[Ranked]:
     return found
 
 
+def cases_by_job() -> list[list[Case]]:
+    """The left-out cases of each job that at least four hosts were timed on."""
+    grouped: dict[tuple[str, str, str], list[Case]] = {}
+    for case in leave_out(Bases(load_table()), (REFERENCE,), FP32_ONLY, strict=False):
+        grouped.setdefault(case.job, []).append(case)
+    return [hosts for _, hosts in sorted(grouped.items()) if len(hosts) >= 4]
+
+
 def draw(by_job: list[list[Case]], rng: np.random.Generator, sigma: float) -> dict[str, float]:
     """Makespan over the bound by strategy, for one job."""
     hosts = by_job[int(rng.integers(len(by_job)))]
@@ -75,11 +83,7 @@ def draw(by_job: list[list[Case]], rng: np.random.Generator, sigma: float) -> di
 
 def table(jobs: int) -> dict[str, Any]:
     """Mean, its 95% interval, and P95 of the ratio, by sigma and strategy."""
-    cases = leave_out(Bases(load_table()), (REFERENCE,), FP32_ONLY, strict=False)
-    grouped: dict[tuple[str, str, str], list[Case]] = {}
-    for case in cases:
-        grouped.setdefault(case.job, []).append(case)
-    by_job = [hosts for _, hosts in sorted(grouped.items()) if len(hosts) >= 4]
+    by_job = cases_by_job()
     result: dict[str, Any] = {}
     for sigma in (0.0, 0.3, 0.5):
         rng = np.random.default_rng(SEED)

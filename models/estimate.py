@@ -4,7 +4,8 @@ All contributors work until the end of the work, since each round is split anew;
 over the sum of their speeds. Uncertain are each contributor's speed (the belief's own interval), a move that all share
 (`COMMON`), and who vanishes (5% do, the simulated rate, at any time). The sum has no closed form: fixed-seed draws, so
 the same facts give the same answer. Rounds of whole segments with a time-box lose a few percent against the
-bound; `ROUNDS` is that, as `benchmarks.calibration` measures it on jobs that it does not judge.
+bound: `ROUNDS`. It and `COMMON` are assumptions. `benchmarks.calibration` holds the result against simulated jobs: a
+deadline stated at 95% is kept less often than that, so take the quantiles for a little early.
 
 Not covered: contributors that join later, who only make it sooner.
 """
