@@ -84,7 +84,8 @@ async def test_a_finished_job_begins_no_further_round(job: Run, platform: Platfo
     await job.ledger.finish_job(job.operator, job.account)
     assert not await next_round(job)
     assert job.plan is None
-    assert "finished early" in job.state.ended_early
+    # finishing brings the deadline forward by two windows, which may be over by now
+    assert job.state.ended_early.startswith(("it was finished early", "the deadline passed"))
 
 
 async def test_a_round_under_way_is_dropped_after_the_deadline(job: Run, platform: Platform, rig: Rig):
