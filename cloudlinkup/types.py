@@ -11,9 +11,19 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.training.headline import headline
 
 RequestId = NewType("RequestId", str)  # the client's UUID: the idempotency key of the whole job
 JobId = NewType("JobId", str)  # UUIDv7 as 32 hex digits, minted at escrow-lock from the chain's clock
@@ -84,14 +94,24 @@ class MlpSpec(Frozen):
     activation: Activation = "relu"
 
 
+Weights = Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(min_length=2, max_length=1_000)]
+
+
 class TrainSpec(Frozen):
-    """`samples` is the total over all contributors; one optimizer step takes `batch` of them."""
+    """`samples` is the total over all contributors; one optimizer step takes `batch` of them.
+
+    `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
+    `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
+    """
 
     samples: Annotated[int, Field(ge=1, le=CAPS["samples"])]
     batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] = 32
     lr: Annotated[float, Field(gt=0, le=1)] = 0.01
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["fp32"] = "fp32"
+    class_weights: Literal["balanced"] | Weights | None = None
+    patience: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    min_improvement: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
 
 
 class ContributorsSpec(Frozen):
@@ -177,6 +197,7 @@ class JobSpec(Frozen):
     """job.json. The only thing a client writes.
 
     With `search`, the job is several independent trainings, each of `train.samples` samples.
+    `metric`: what it is judged by, by default the task's own (docs/data.md).
     """
 
     version: Literal[1]
@@ -186,8 +207,24 @@ class JobSpec(Frozen):
     train: TrainSpec
     contributors: ContributorsSpec = ContributorsSpec()
     search: Search | None = None
+    metric: Literal["accuracy", "f1", "auc", "r2", "perplexity"] | None = None
     budget: str
     deadline: datetime
+
+    @field_validator("metric")
+    @classmethod
+    def _fits(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if "task" in info.data:
+            headline(info.data["task"], value)
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _ends_by_itself(cls, value: Search | None, info: ValidationInfo) -> Search | None:
+        train = info.data.get("train")
+        if value is not None and train is not None and train.patience is not None:
+            raise ValueError("a search stops hopeless trainings by halving, not by train.patience: leave one out")
+        return value
 
     @field_validator("budget")
     @classmethod
@@ -281,6 +318,7 @@ class Receipt(Frozen):
     rounds: int
     metric: str
     score: float
+    metrics: dict[str, float] = {}  # every metric of the task, of what was delivered
     score_single_machine: float | None = None
     seconds: float
     bytes_up: int

@@ -14,7 +14,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.sdk.delivered import write_delivery
-from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.evaluate import all_scores, score_outputs
+from cloudlinkup.training.headline import headline
+from cloudlinkup.training.outer import Published
+from cloudlinkup.training.spec import TrainingSpec
 from tasks.context import Run
 from tasks.results import write_results
 
@@ -34,11 +37,19 @@ def _write(run: Run) -> None:
     if run.job.search is not None:
         write_results(run, facts(run))
         return
-    if not state.metric:  # no round ended
-        held = data.holdout_features, data.holdout_targets
-        state.metric, state.score = score(data.spec, run.weights.published, *held)
-    folder = run.folder / "delivered"
-    write_delivery(folder, data.spec, run.weights.published, data.preprocessing, facts(run))
+    weights = best_weights(run)
+    state.metric = headline(data.spec.task, run.job.metric)
+    state.metrics = all_scores(data.spec, weights, data.holdout_features, data.holdout_targets)
+    state.score = state.metrics[state.metric]
+    write_delivery(run.folder / "delivered", data.spec, weights, data.preprocessing, facts(run))
+
+
+def best_weights(run: Run) -> np.ndarray:
+    """What is delivered: the last round's weights, or with `train.patience` those of the best."""
+    best = run.state.best_generation
+    if run.job.train.patience is None or best in (0, run.state.generation):
+        return run.weights.published
+    return Published.from_bytes((run.folder / f"weights-{best}.bin").read_bytes()).published
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -47,6 +58,7 @@ def facts(run: Run) -> dict[str, Any]:
     known: dict[str, Any] = {
         "metric": state.metric,
         "score": state.score,
+        "metrics": state.metrics,
         "rounds": state.round,
         "steps": state.steps_done,
         "rows": {"trained": len(data.features), "held_out": len(data.holdout_features)},
@@ -54,20 +66,25 @@ def facts(run: Run) -> dict[str, Any]:
         "price_per_step": str(state.price),
         "curve": state.curve,
     }
-    if (reference := _reference(data.spec.task, data.targets, data.holdout_targets)) is not None:
-        known["reference"] = {"name": reference[0], "score": reference[1]}
+    if state.best_score is not None and run.job.search is None:
+        known["chosen"] = f"the best of {len(state.curve)} rounds, number {state.best_round}, by these very rows"
+    name, value = _reference(data.spec, state.metric, data.targets, data.holdout_targets)
+    known["reference"] = {"name": name, "score": value}
     if state.ended_early:
         known["ended_early"] = state.ended_early
     return known
 
 
-def _reference(task: str, targets: np.ndarray, held: np.ndarray) -> tuple[str, float] | None:
+def _reference(spec: TrainingSpec, metric: str, targets: np.ndarray, held: np.ndarray) -> tuple[str, float]:
     """The score of an answer that looks at no feature, on the same held-out rows."""
-    if task == "classification":
-        commonest = np.bincount(targets).argmax()
-        return "always answering the commonest label", float((held == commonest).mean())
-    if task == "regression":
-        residual = ((held - targets.mean(axis=0)) ** 2).sum(axis=0)
-        total = ((held - held.mean(axis=0)) ** 2).sum(axis=0)
-        return "always answering the mean", float(np.mean(1 - residual / total)) if (total > 0).all() else 0.0
-    return None
+    if spec.task == "regression":
+        mean = np.broadcast_to(targets.mean(axis=0), held.shape)
+        return "always answering the mean", score_outputs(spec, mean, held, metric).value
+    counts = np.bincount(targets.reshape(-1), minlength=spec.outputs).astype(np.float64)
+    if spec.task == "next_token":
+        logs = np.log((counts + 1) / (counts + 1).sum())
+        guessed = float((held == counts.argmax()).mean())
+        value = guessed if metric == "accuracy" else float(np.exp(-logs[held.reshape(-1)].mean()))
+        return "answering each token as often as the text has it", value
+    constant = np.broadcast_to(counts, (len(held), spec.outputs))
+    return "always answering the commonest label", score_outputs(spec, constant, held, metric).value

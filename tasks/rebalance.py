@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.headline import better
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
@@ -105,8 +106,25 @@ def _advance(run: Run, round_: RoundState) -> None:
             run.write(f"weights-{published.rounds}.bin", published.to_bytes())
         run.state.steps_done += sum(steps for _, steps in updates.values())
     spec, data = run.data.spec, run.data
-    run.state.metric, run.state.score = score(spec, published.published, data.holdout_features, data.holdout_targets)
+    held = data.holdout_features, data.holdout_targets
+    run.state.metric, run.state.score = score(spec, published.published, *held, run.job.metric)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
+    if taken:
+        _look_for_the_best(run)
+
+
+def _look_for_the_best(run: Run) -> None:
+    """With `train.patience`: the best generation so far, and how many rounds ago it was."""
+    state, metric = run.state, run.state.metric
+    if run.job.train.patience is None:
+        return
+    if state.best_score is not None:
+        gain = better(metric, state.score) - better(metric, state.best_score)
+        if not gain > run.job.train.min_improvement:
+            state.worse_rounds += 1
+            return
+    state.best_score, state.best_generation, state.best_round = state.score, state.generation, len(state.curve)
+    state.worse_rounds = 0
 
 
 def handling_seconds(round_: RoundState) -> float:

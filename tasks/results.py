@@ -19,11 +19,12 @@ import numpy as np
 
 from cloudlinkup.sdk.delivered import TRIALS, write_blend, write_delivery
 from cloudlinkup.sdk.plot import Line, line_plot
+from cloudlinkup.training.evaluate import all_of_outputs, all_scores
 from cloudlinkup.training.evaluate import outputs as network_outputs
-from cloudlinkup.training.evaluate import score, score_outputs
+from cloudlinkup.training.headline import better
 from cloudlinkup.types import Folds
 from tasks.context import Run
-from tasks.trials import better, choosing_rows, reporting_rows, stored_search
+from tasks.trials import choosing_rows, reporting_rows, stored_search
 
 TABLE, PLOT = "trials.csv", "trials.png"
 
@@ -44,12 +45,14 @@ def write_results(run: Run, facts: dict[str, Any]) -> None:
     for number in members:
         _write_one(run, folder / TRIALS / f"{number:02}", number, facts, rows)
     if search.deliver == "blend":
-        run.state.score = _blend_score(run, members, rows)
+        run.state.metrics = blended = _blend_scores(run, members, rows)
         names = [f"{TRIALS}/{number:02}" for number in sorted(members)]
         spec = run.trials[best].spec
-        write_blend(folder, names, spec, run.data.preprocessing, facts | {"score": run.state.score})
+        told = facts | {"score": blended[run.state.metric], "metrics": blended}
+        write_blend(folder, names, spec, run.data.preprocessing, told)
     else:
-        run.state.score = _write_one(run, folder, best, facts, rows)
+        run.state.metrics = _write_one(run, folder, best, facts, rows)
+    run.state.score = run.state.metrics[run.state.metric]
     (folder / TABLE).write_text(table(run))
     (folder / PLOT).write_bytes(plot(run, best))
 
@@ -75,15 +78,15 @@ def _last(run: Run, number: int) -> float:
 Rows = tuple[np.ndarray, np.ndarray]
 
 
-def _write_one(run: Run, folder: Path, number: int, facts: dict[str, Any], rows: Rows) -> float:
+def _write_one(run: Run, folder: Path, number: int, facts: dict[str, Any], rows: Rows) -> dict[str, float]:
     of, state = run.trials[number], run.state.trials[number]
-    metric, value = score(of.spec, of.published.published, *rows)
-    own = {"metric": metric, "score": value, "steps": state.done, "curve": state.scores}
+    metrics = all_scores(of.spec, of.published.published, *rows)
+    own = {"score": metrics[run.state.metric], "metrics": metrics, "steps": state.done, "curve": state.scores}
     write_delivery(folder, of.spec, of.published.published, run.data.preprocessing, facts | own)
-    return value
+    return metrics
 
 
-def _blend_score(run: Run, members: list[int], rows: Rows) -> float:
+def _blend_scores(run: Run, members: list[int], rows: Rows) -> dict[str, float]:
     features, targets = rows
     answers = []
     for number in members:
@@ -97,7 +100,7 @@ def _blend_score(run: Run, members: list[int], rows: Rows) -> float:
     spec = run.trials[members[0]].spec
     if spec.task == "classification":
         mean = np.log(np.maximum(mean, 1e-300))
-    return score_outputs(spec, mean, targets).value
+    return all_of_outputs(spec, mean, targets)
 
 
 def _chosen(run: Run, ranked: list[int]) -> str:

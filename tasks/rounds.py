@@ -53,7 +53,7 @@ async def next_round(run: Run) -> bool:
     remaining = run.state.total_steps - run.state.steps_done
     if run.round is not None and run.round.stage == "awarded":
         return True  # what is left of it needs no chain
-    if run.round is None and run.state.raced == "ended":
+    if run.round is None and (run.state.raced == "ended" or _out_of_patience(run)):
         return False  # whoever takes it up again needs no contributor for that
     left = remaining >= plan.segment_steps if run.job.search is None else work_left(run)
     if (run.round is None and not left) or await _over(run):
@@ -149,6 +149,15 @@ async def _chain(run: Run) -> Job:
     if job is None:
         raise JobFailed(f"the job's account {run.account} is gone from the chain")
     return job
+
+
+def _out_of_patience(run: Run) -> bool:
+    """Whether the score on held-out rows has not improved for `train.patience` rounds; says so in the state."""
+    patience, state = run.job.train.patience, run.state
+    if patience is None or state.worse_rounds < patience:
+        return False
+    state.ended_early = f"no better on held-out rows for {patience} rounds: the best round is delivered"
+    return True
 
 
 def _too_late(run: Run, now: int) -> bool:

@@ -149,6 +149,7 @@ async def make_receipt(run: Run, *, settled: bool) -> Receipt:
         rounds=state.round,
         metric=state.metric,
         score=round(state.score, 6),
+        metrics={name: round(value, 6) for name, value in state.metrics.items()},
         seconds=round(time.time() - state.started, 2),
         bytes_up=state.bytes_up,
         bytes_down=state.bytes_down,

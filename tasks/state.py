@@ -127,6 +127,11 @@ class JobState(Kept):
     metric: str = ""
     score: float = 0.0
     curve: list[tuple[int, float]] = []  # steps done, score
+    metrics: dict[str, float] = {}  # every metric of the task, of what is delivered
+    best_score: float | None = None  # with `train.patience`: of the best round so far
+    best_generation: int = 0
+    best_round: int = 0  # the curve's, counted from 1
+    worse_rounds: int = 0  # that taught something, since then
     trials: list[TrialState] = []  # of a job with `search`, by number
     rung: int = 0  # of its successive halving, that is next
     shared: dict[str, Partition] = {}  # of such a job, by the fold that is left out: every seat trains on the same

@@ -21,6 +21,7 @@ from cloudlinkup.tables.prepare import Prepared
 from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.headline import better
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.spec import TrainingSpec
@@ -47,7 +48,6 @@ from tasks.state import Partition, RoundState, TrialState
 from tasks.subject import Subject, trial_rows
 
 SEARCH = "search.json"
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class TrialPlan(Frozen):
@@ -154,7 +154,8 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
 
 def _score(run: Run, number: int, steps: int) -> tuple[int, float]:
     of = run.trials[number]
-    run.state.metric, value = score(of.spec, of.published.published, *choosing_rows(run, number))
+    rows = choosing_rows(run, number)
+    run.state.metric, value = score(of.spec, of.published.published, *rows, run.job.metric)
     return steps, value
 
 
@@ -179,11 +180,6 @@ def standings(run: Run, work: SearchWork) -> list[Standing]:
         )
         for one, state in zip(work.standings(), run.state.trials, strict=True)
     ]
-
-
-def better(metric: str, value: float) -> float:
-    """The score so that higher is better."""
-    return -value if metric in LOWER_IS_BETTER else value
 
 
 Seal = Callable[[Run, bytes, int, str], Awaitable[Partition]]

@@ -33,5 +33,5 @@ def _compare(home: Home, request_id: str, job: JobSpec) -> Comparison:
 
     data = Prepared.from_bytes((home.job_folder(request_id) / "prepared.safetensors").read_bytes())
     alone = train_alone(data.spec, data.features, data.targets, job.train.samples, seed=job.train.seed)
-    _, value = score(data.spec, alone.weights, data.holdout_features, data.holdout_targets)
+    _, value = score(data.spec, alone.weights, data.holdout_features, data.holdout_targets, job.metric)
     return Comparison(round(value, 6), round(alone.seconds, 2))

@@ -66,6 +66,9 @@ def _result(metrics: Facts) -> Iterable[str]:
     if isinstance(score := metrics.get("score"), float):
         held = f" on {rows['held_out']:,} rows" if "held_out" in rows else " on rows"
         yield f"{metrics.get('metric', 'score')} **{score:.4f}**{held} that were never trained on"
+    if len(metrics.get("metrics", {})) > 1:
+        shown = (f"{name} {value:.4f}" for name, value in metrics["metrics"].items() if name != metrics.get("metric"))
+        yield "beside it: " + ", ".join(shown)
     if "folds" in metrics:
         folds = metrics["folds"]
         yield f"{folds['count']}-fold cross-validation: {folds['mean']:.4f} +- {folds['deviation']:.4f} (one deviation)"
@@ -90,7 +93,9 @@ def _data(spec: TrainingSpec, recipe: Preprocessing, metrics: Facts) -> Iterable
 def _training(spec: TrainingSpec, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
     if "steps" in metrics:
         yield f"{metrics['steps']:,} verified steps of {spec.batch} rows in {metrics.get('rounds', 0)} rounds"
-    yield f"AdamW, peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}"
+    yield f"AdamW, peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (
+        ", rows weighted by class" if spec.class_weights else ""
+    )
     if receipt:
         worked = sum(line["accepted"] > 0 for line in receipt["contributors"])
         yield f"{worked} of {len(receipt['contributors'])} contributors did work that verified"

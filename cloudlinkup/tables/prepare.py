@@ -129,12 +129,27 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         lr=job.train.lr,
         seed=job.train.seed,
         precision=job.train.precision,
+        class_weights=_class_weights(job, targets[train], outputs),
     )
     try:
         check_spec(spec)
     except ValueError as error:
         raise BadInput("model", f"{recipe.inputs} inputs, {outputs} outputs", str(error), "make it smaller") from None
     return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+
+
+def _class_weights(job: JobSpec, codes: np.ndarray, classes: int) -> tuple[float, ...] | None:
+    """One number a class, "balanced" as rows / (classes x rows of the class). Every class has a training row."""
+    wanted, field = job.train.class_weights, "train.class_weights"
+    if wanted is None:
+        return None
+    if job.task != "classification":
+        raise BadInput(field, "(given)", f"a {job.task} has no classes", "leave it out")
+    if wanted == "balanced":
+        return tuple(float(weight) for weight in len(codes) / (classes * np.bincount(codes, minlength=classes)))
+    if len(wanted) != classes:
+        raise BadInput(field, f"{len(wanted)} numbers", f"the label has {classes} classes", "give one number for each")
+    return tuple(map(float, wanted))
 
 
 def _classes(series: pd.Series) -> tuple[tuple[Word, ...], np.ndarray]:

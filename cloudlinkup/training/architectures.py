@@ -34,6 +34,13 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
     return value
 
 
+def _check_class_weights(spec: TrainingSpec) -> None:
+    given = spec.class_weights
+    fit = isinstance(given, tuple) and spec.task == "classification" and len(given) == spec.outputs
+    if not fit or not all(isinstance(w, float) and isfinite(w) and 1e-6 <= w <= 1e6 for w in given or ()):
+        raise ValueError("class_weights must be one number from 1e-6 to 1e6 for each class of a classification")
+
+
 def check_spec(spec: TrainingSpec) -> None:
     """Raises ValueError for a spec outside the allowed architectures, types or caps. Builds nothing."""
     if spec.task not in ("classification", "regression"):
@@ -55,6 +62,8 @@ def check_spec(spec: TrainingSpec) -> None:
     _whole("outputs", spec.outputs, 2 if spec.task == "classification" else 1, MAX_WIDTH)
     _whole("batch", spec.batch, 1, MAX_BATCH)
     _whole("seed", spec.seed, 0, 2**63 - 1)
+    if spec.class_weights is not None:
+        _check_class_weights(spec)
     lr = spec.lr
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not isfinite(lr) or not 0 < lr <= 1:
         raise ValueError("lr must be above 0 and at most 1")

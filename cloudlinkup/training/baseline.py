@@ -34,8 +34,9 @@ def train_alone(
     """Trains on `samples` samples (rounded up to whole batches), drawn by epochs. `seed` shuffles the rows."""
     module = build(spec)
     optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
-    entropy = torch.nn.functional.cross_entropy
-    loss = entropy if spec.task == "classification" else torch.nn.functional.mse_loss
+    loss = torch.nn.MSELoss()
+    if spec.task == "classification":
+        loss = torch.nn.CrossEntropyLoss(torch.tensor(spec.class_weights) if spec.class_weights else None)
     x, y = torch.from_numpy(np.array(features)), torch.from_numpy(np.array(targets))
     generator = torch.Generator().manual_seed(seed)
     steps = -(-samples // spec.batch)

@@ -1,21 +1,26 @@
-"""The score of weights on rows: accuracy or R2, and the mean loss that training minimises."""
+"""The score of weights on rows: the job's metric and the mean loss that training minimises."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 import torch
 
 from cloudlinkup.training.architectures import build_with
+from cloudlinkup.training.headline import METRICS, headline
+from cloudlinkup.training.metrics import OF_OUTPUTS, accuracy, cross_entropy
 from cloudlinkup.training.spec import TrainingSpec
 
 BATCH = 8_192
+BATCH_TOKENS = 4_096  # of token windows, whose logits are a vocabulary wide each
+MOST_LOSS = 700.0  # above which exp would overflow
 
 
 @dataclass(frozen=True)
 class Score:
-    """`metric` is "accuracy" (0..1) or "r2" (at most 1; 0 is as good as always predicting these rows' mean)."""
+    """`value` of `metric` (see training/metrics), the mean `loss`, and how many `rows` they are of."""
 
     metric: str
     value: float
@@ -34,32 +39,63 @@ def outputs(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray) -> np
     return result
 
 
-def evaluate(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray) -> Score:
-    """R2 of several outputs is their mean; an output that is constant on these rows counts only if it is met exactly.
-
-    Raises ValueError for no rows.
-    """
+def evaluate(
+    spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str | None = None
+) -> Score:
+    """`metric`: one that fits the task; its first by default. Raises ValueError for no rows or another metric."""
     if not len(features) or len(features) != len(targets):
         raise ValueError("a score needs rows, and as many targets")
-    return score_outputs(spec, outputs(spec, weights, features), targets)
+    if spec.task == "next_token":
+        loss, hits = _tokens(spec, weights, features, targets)
+        name = headline(spec.task, metric)
+        return Score(name, hits if name == "accuracy" else exp(min(loss, MOST_LOSS)), loss, len(targets))
+    return score_outputs(spec, outputs(spec, weights, features), targets, metric)
 
 
-def score_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> Score:
+def score_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray, metric: str | None = None) -> Score:
     """`evaluate`, of outputs (rows, outputs) that are there already."""
-    out = answers.astype(np.float64)
+    name = headline(spec.task, metric)
+    return Score(name, OF_OUTPUTS[name](answers, targets), _loss(spec, answers, targets), len(targets))
+
+
+def all_scores(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Every metric of the task by name, and the loss."""
+    if spec.task == "next_token":
+        found = evaluate(spec, weights, features, targets, "accuracy")
+        return {"perplexity": exp(min(found.loss, MOST_LOSS)), "accuracy": found.value, "loss": found.loss}
+    return all_of_outputs(spec, outputs(spec, weights, features), targets)
+
+
+def all_of_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """`all_scores`, of outputs that are there already."""
+    known = {name: OF_OUTPUTS[name](answers, targets) for name in METRICS[spec.task]}
+    return known | {"loss": _loss(spec, answers, targets)}
+
+
+def _loss(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> float:
     if spec.task == "classification":
-        shifted = out - out.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        loss = -float(logs[np.arange(len(targets)), targets].mean())
-        return Score("accuracy", float((out.argmax(axis=1) == targets).mean()), loss, len(targets))
-    residual = ((out - targets) ** 2).sum(axis=0)
-    total = ((targets - targets.mean(axis=0, dtype=np.float64)) ** 2).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(total > 0, 1 - residual / total, np.where(residual == 0, 1.0, 0.0))
-    return Score("r2", float(r2.mean()), float(residual.sum() / out.size), len(targets))
+        return cross_entropy(answers, targets, spec.class_weights)
+    return float(((answers.astype(np.float64) - targets) ** 2).mean())
 
 
-def score(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+def _tokens(spec: TrainingSpec, weights: np.ndarray, windows: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """(mean loss a token, share of tokens guessed) of windows int32 (rows, length), never all logits at once."""
+    module = build_with(spec, weights)
+    size = max(1, BATCH_TOKENS // windows.shape[1])
+    loss = hits = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(windows), size):
+            piece = torch.from_numpy(np.array(windows[start : start + size], np.int32))
+            logits = module(piece).float().numpy().reshape(-1, spec.outputs)
+            wanted = np.asarray(targets[start : start + size]).reshape(-1)
+            loss += cross_entropy(logits, wanted) * len(wanted)
+            hits += accuracy(logits, wanted) * len(wanted)
+    return loss / targets.size, hits / targets.size
+
+
+def score(
+    spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str | None = None
+) -> tuple[str, float]:
     """(metric, value) of `evaluate`."""
-    found = evaluate(spec, weights, features, targets)
+    found = evaluate(spec, weights, features, targets, metric)
     return found.metric, found.value

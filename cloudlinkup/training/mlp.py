@@ -32,6 +32,9 @@ class MlpGradient:
         widths = [spec.inputs, *spec.model["hidden"], spec.outputs]
         self._activation = spec.model["activation"]
         self._classes = spec.task == "classification"
+        self._weights = None
+        if spec.class_weights is not None:
+            self._weights = torch.tensor(spec.class_weights, dtype=torch.float32, device=weights.device)
         self._numbers = torch.arange(spec.outputs, device=weights.device)
         self._layers: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
         start = 0
@@ -68,7 +71,11 @@ class MlpGradient:
         if self._classes:
             step = torch.softmax(out, 1)
             step.add_(self._numbers == y.unsqueeze(1), alpha=-1)  # no scatter: plain arithmetic on every device
-            step.mul_(1.0 / len(x))
+            if self._weights is None:
+                step.mul_(1.0 / len(x))
+            else:  # gathered by comparing, like the targets, so that every device adds alike
+                each = (self._numbers == y.unsqueeze(1)).to(torch.float32).mv(self._weights)
+                step.mul_((each / each.sum()).unsqueeze(1))
         else:
             step = torch.sub(out, y).mul_(2.0 / out.numel())
         for layer in range(len(self._layers) - 1, -1, -1):

@@ -26,6 +26,7 @@ class TrainingSpec:
     lr: float
     seed: int
     precision: Literal["fp32"] = "fp32"
+    class_weights: tuple[float, ...] | None = None  # one a class, as torch's cross_entropy takes them
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -37,6 +38,8 @@ class TrainingSpec:
         raw = json.loads(data)
         if not isinstance(raw, dict):
             raise ValueError("not an object")
+        if isinstance(weights := raw.get("class_weights"), list):
+            raw["class_weights"] = tuple(weights)
         spec = cls(**raw)
         if spec.to_bytes() != data:
             raise ValueError("not in canonical form")

@@ -242,3 +242,17 @@ def make_plain(seed):
             "deadline": "2035-01-01T00:00:00Z",
         }
     )
+
+
+def test_class_weights(shop, make_job):
+    balanced = prepare(shop, make_job(label="outcome", class_weights="balanced"))
+    weights = balanced.spec.class_weights
+    assert weights is not None
+    counts = np.bincount(balanced.targets)
+    np.testing.assert_allclose(np.array(weights) * counts, len(balanced.targets) / 2)
+    assert prepare(shop, make_job(label="outcome", class_weights=[1, 2.5])).spec.class_weights == (1.0, 2.5)
+    assert prepare(shop, make_job(label="outcome")).spec.class_weights is None
+    with pytest.raises(BadInput, match="the label has 2 classes"):
+        prepare(shop, make_job(label="outcome", class_weights=[1, 2, 3]))
+    with pytest.raises(BadInput, match="has no classes"):
+        prepare(shop, make_job(label="price", task="regression", class_weights="balanced"))
