@@ -16,7 +16,7 @@ from cloudlinkup.training.segments import state_size
 from cloudlinkup.verify.challenge import SMALL_JOB
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from models.facts import JobFacts
-from models.plan import JobPlan, plan_round
+from models.plan import JobPlan, RoundPlan, plan_round
 
 OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
 OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
@@ -68,15 +68,16 @@ def _replay(drawn: Iterable[int], costs: ReplayCosts, size: int) -> AuditCost:
     return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + len(opened) * size)
 
 
-def audit_cost(plan: JobPlan, job: JobFacts) -> AuditCost:
-    """All rounds of a plan, each taken to be like the first."""
+def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> AuditCost:
+    """All rounds of a plan, each taken to be like the `first`."""
     size = state_size(int(job.features.get("parameters", 0)))
     costs = ReplayCosts(
         segment_seconds=plan.segment_steps * job.profile.step_seconds(job.batch),
         opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
     )
     total, small = AuditCost(), len(plan.seats) < SMALL_JOB
-    for seat in plan_round(plan, 1, plan.total_steps, plan.predictions).seats:
+    first = first or plan_round(plan, 1, plan.total_steps, plan.predictions)
+    for seat in first.seats:
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=True, small=small), 1)
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=False, small=small), plan.rounds - 1)
     return total

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, isnan, log
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ TENSOR_GAIN = 0.9  # fp16 over fp32 time of a probe: a device none of whose prob
 BOXED = ("log_intensity", "log_kernels", "log_macs", "log_rate", "ratio_mean", "ratio_range")
 
 
+_AT = {column: i for i, column in enumerate(COLUMNS)}
+
+
 @dataclass(frozen=True)
 class Expert:
     """Boosters, where they may speak (`box`: column to lowest and highest), and their half widths by group size."""
@@ -59,9 +62,9 @@ class Expert:
     def knows(self, row: Array, slack: float = 0.25) -> bool:
         """Is the row inside the box, widened by a quarter of its size (at least 0.3) on each side?"""
         for column, (low, high) in self.box.items():
-            value = row[COLUMNS.index(column)]
+            value = row[_AT[column]]
             margin = max(0.3, slack * (high - low))
-            if not np.isnan(value) and not low - margin <= value <= high + margin:
+            if not isnan(value) and not low - margin <= value <= high + margin:
                 return False
         return True
 
@@ -101,19 +104,20 @@ def make_facts(base: Base | None, job: JobFacts, kind: str, probes: Sequence[Any
     pairs = probe_pairs(job.profile, probes)
     if not pairs:
         return None
-    reference, target = np.array([r for _, r, _ in pairs]), np.array([t for _, _, t in pairs])
     log_reference = log(job.profile.step_seconds(job.batch))
-    rank1 = log_reference + float((target - reference).mean())
+    ratios = [t - r for _, r, t in pairs]
+    rank1 = log_reference + sum(ratios) / len(ratios)
     parts = None
     if base is not None and not base.both and kind == job.profile.kind == "cuda" and "kernels" in job.features:
         from models.probe_works import CUDA_PROBES, probe_work
 
         if all(name in CUDA_PROBES for name, _, _ in pairs):
             works = [probe_work(name) for name, _, _ in pairs]
+            reference, target = np.array([r for _, r, _ in pairs]), np.array([t for _, _, t in pairs])
             pair = make_pair(base, works, ["fp32"] * len(works), reference, target, np.zeros(len(works)))
             parts = predict_parts(base, pair, Work.of(job.features), "fp32", log_reference)
     used = parts or Parts(rank1, np.nan, np.nan, np.nan, np.nan, np.nan)
-    row = centred_row(job.features, "fp32", log_reference, np.nan, target - reference, used)
+    row = centred_row(job.features, "fp32", log_reference, np.nan, ratios, used)
     return Facts(rank1, parts.mix if parts else rank1, parts is not None, row)
 
 
@@ -144,6 +148,7 @@ class Predictor:
         known = [make_facts(self.base, job, c.kind, c.probes) for c in candidates]
         residuals = self._residuals(known)
         group = max(1, sum(f is not None for f in known))
+        widths: dict[tuple[str, int], float] = {}
         out: list[Prediction] = []
         for candidate, facts, (expert, residual) in zip(candidates, known, residuals, strict=True):
             if facts is None:
@@ -151,7 +156,8 @@ class Predictor:
                 out.append(_prediction(candidate.agent, guess, guess, log(10), "unknown"))
                 continue
             source: Source = "xgboost" if expert else "base" if facts.physical else "rank-1"
-            width = self.half_width(source, group, expert)
+            if (width := widths.get((source, id(expert)))) is None:
+                width = widths[source, id(expert)] = self.half_width(source, group, expert)
             seconds = exp(facts.base + residual) / candidate.share
             if candidate.record.slower > DISAGREE:
                 source, seconds = "record", seconds * candidate.record.slower
@@ -182,11 +188,9 @@ class Predictor:
     def _residuals(self, known: Sequence[Facts | None]) -> list[tuple[Expert | None, float]]:
         out: list[tuple[Expert | None, float]] = [(None, 0.0)] * len(known)
         for expert in self.experts:  # a later expert speaks where it knows better
-            inside = [i for i, f in enumerate(known) if f is not None and expert.knows(f.row)]
-            if inside:
-                found = apply(
-                    expert.boosters, np.array([f.row for f in known if f is not None and expert.knows(f.row)])
-                )
+            rows = [(i, f.row) for i, f in enumerate(known) if f is not None and expert.knows(f.row)]
+            if rows:
+                inside, found = [i for i, _ in rows], apply(expert.boosters, np.array([row for _, row in rows]))
                 for i, residual in zip(inside, found, strict=True):
                     out[i] = (expert, float(np.clip(residual, -MAX_RESIDUAL, MAX_RESIDUAL)))
         return out

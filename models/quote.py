@@ -32,7 +32,7 @@ from cloudlinkup.types import U64_MAX, Frozen, format_tokens
 from models.allocator import water_fill
 from models.auditing import audit_cost
 from models.facts import Candidate, JobFacts, Limits
-from models.plan import JobPlan, plan_job, plan_round
+from models.plan import JobPlan, RoundPlan, plan_job, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
 from models.race import stranded_by_race
@@ -42,7 +42,7 @@ from models.selection import Ranked, Selection, select
 from models.shortlist import shortlist
 from models.trials import SearchWork
 
-FEW = 8  # up to so many contributors every size of group is weighed
+FEW = 4  # up to so many contributors every size of group is weighed
 
 
 class QuoteInputs(Frozen):
@@ -93,20 +93,22 @@ class Quote(Frozen):
     inputs: QuoteInputs
 
 
-def stranded_steps(plan: JobPlan) -> int:
+def stranded_steps(plan: JobPlan, first: RoundPlan | None = None) -> int:
     """Steps whose caps may be stranded: a third of the seats (at least one) lost once each, with a round's cap, and the
     pilots of those who race and are not kept.
 
-    A cap on chain never falls, so what a lost seat did not earn stays locked until the job is closed.
+    A cap on chain never falls, so what a lost seat did not earn stays locked until the job is closed. `first`: the
+    plan's first round, where it is known.
     """
-    first = plan_round(plan, 1, plan.total_steps, plan.predictions)
+    first = first or plan_round(plan, 1, plan.total_steps, plan.predictions)
     steps = sorted((s.steps for s in first.seats), reverse=True)
     return sum(steps[: -(-len(plan.seats) // 3)]) + stranded_by_race(plan)
 
 
 def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limits) -> Figures | None:
     """Time and cost of a plan; None where its contributors' hours end before the work does, at the P90."""
-    audit = audit_cost(plan, job)
+    first = plan_round(plan, 1, plan.total_steps, plan.predictions)
+    audit = audit_cost(plan, job, first)
     fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit.seconds
     steps_cost = plan.total_steps * plan.price
     p50, p90 = (fixed + _training(plan, chosen, fixed, high=high) for high in (False, True))
@@ -117,7 +119,7 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
         seconds_p50=p50,
         seconds_p90=p90,
         cost=with_fee(steps_cost, limits.fee_bps),
-        hard_cap=with_fee(steps_cost + stranded_steps(plan) * plan.price, limits.fee_bps),
+        hard_cap=with_fee(steps_cost + stranded_steps(plan, first) * plan.price, limits.fee_bps),
         audit_seconds=audit.seconds,
         audit_bytes=int(audit.bytes),
     )
@@ -139,14 +141,14 @@ def _spares(inputs: QuoteInputs, selection: Selection, group: Sequence[Ranked]) 
 
 
 def sizes(most: int) -> list[int]:
-    """Sizes of groups that are weighed, largest first: every one up to `FEW`, then steps of a quarter.
+    """Sizes of groups that are weighed, largest first: every one up to `FEW`, then steps of a third.
 
-    Time and cost change little between a group and one a tenth larger, and weighing all of 64 took 0.3 s.
+    Weighing all of 64 took 0.3 s; `benchmarks.planner_scale` prints what the sample loses.
     """
     found, size = [], most
     while size > FEW:
         found.append(size)
-        size = max(FEW, size * 3 // 4)
+        size = max(FEW, size * 2 // 3)
     return found + list(range(size, 0, -1))
 
 

@@ -8,6 +8,7 @@ left to itself on a shared machine XGBoost was 35 times slower.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf, log, nan
 
 import numpy as np
 import xgboost as xgb
@@ -53,27 +54,34 @@ HIDDEN = COLUMNS.index("ratio_mean")
 
 
 def centred_row(
-    features: Mapping[str, float], precision: str, log_reference: float, gain: float, ratios: Array, parts: Parts
+    features: Mapping[str, float],
+    precision: str,
+    log_reference: float,
+    gain: float,
+    ratios: Sequence[float] | Array,
+    parts: Parts,
 ) -> Array:
     """One row of inputs in the order of `COLUMNS`. `ratios`: log probe ratios in the job's precision, in any order.
 
     Ratios are centred and sorted, so the model sees how a device differs, not which probe says so: probes of different
     installations differ. What a trace did not give is NaN.
     """
-    centre = float(ratios.mean())
-    centred = np.sort(ratios) - centre
-    macs = max(features.get("macs", np.nan), 1.0)
-    moved = max(features.get("matmul_bytes", np.nan) + features.get("elementwise_bytes", np.nan), 1.0)
+    # plain floats: numpy on single numbers took most of the time of planning over many contributors
+    values = sorted(map(float, ratios))
+    centre = sum(values) / len(values)
+    centred = [value - centre for value in values]
+    macs = max(features.get("macs", nan), 1.0)
+    moved = max(features.get("matmul_bytes", nan) + features.get("elementwise_bytes", nan), 1.0)
     return np.array(
         [
-            np.log(macs / moved),
-            np.log(features.get("kernels", np.nan)),
-            np.log(macs),
-            features.get("grouped_macs", np.nan) / macs,
-            features.get("low_share", np.nan),
+            _log(macs / moved),
+            _log(features.get("kernels", nan)),
+            _log(macs),
+            features.get("grouped_macs", nan) / macs,
+            features.get("low_share", nan),
             parts.launch_share,
             gain,
-            np.log(macs) - log_reference,
+            _log(macs) - log_reference,
             float(precision == "fp16"),
             centre,
             centred[0],
@@ -86,6 +94,10 @@ def centred_row(
             centred[-1] - centred[0],
         ]
     )
+
+
+def _log(x: float) -> float:
+    return log(x) if x > 0 else nan if x != 0 else -inf
 
 
 def _visible(x: Array) -> Array:

@@ -1,11 +1,10 @@
-"""A large field cut to a shortlist, so that a plan over 100,000 contributors costs little more than one over 250.
+"""A large field cut to a shortlist, so that a plan over 100,000 contributors costs little more than one over 200.
 
 Up to `FULL` candidates are all compared in full. Of more, those that may and can take part are ordered by the cost of a
 valid on-time step with the time of the rank-1 rule (reference time x geometric mean of the probe ratios), in numpy;
 the best `FULL` of that order go on to the predictor, the exact selection and the plan. The last eighth of the places is
-kept for newcomers, whose record puts them behind. A job has at most 64 contributors and as many racers, so twice as
-many again stand between the rule and the learned prediction, which differ by a tenth or so: who is cut off would have
-had to be twice as cheap as it looked.
+kept for newcomers, whose record puts them behind. A job has at most 64 contributors and as many racers, so 64
+again stand between the rule and the learned prediction.
 
 Not here: conditions in words (`selection.refusal`), which only those on the shortlist are told.
 """
@@ -23,7 +22,7 @@ from models.pricing import EXACT, TERA
 from models.reputation import standing
 from models.selection import NEWCOMER, reliability
 
-FULL = 256
+FULL = 192
 NEW = FULL // 8  # places on the shortlist for contributors without a record
 
 
