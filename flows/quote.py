@@ -1,4 +1,6 @@
-"""A quote without a job: the reading half of *segment* and *allocate*. Needs no wallet, stores nothing.
+"""A quote without a job: the reading half of *segment* and *allocate*. Needs no wallet.
+
+It stores nothing but the rows' hash, which submitting the same job is held to.
 
 A plain coroutine rather than a Prefect flow: a person waits for it, and a run of its own would take eight seconds.
 """
@@ -19,6 +21,7 @@ from models.registry import Registry
 from tasks.calibrated import replay_classes
 from tasks.peers import verified
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
+from tasks.quoted import remember_quoted
 from tasks.trials import plan_search
 
 
@@ -32,6 +35,7 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
     """
     settings = Settings.load()
     data = await load_data(job, settings.file_roots)
+    await asyncio.to_thread(remember_quoted, settings.home, job, data.to_bytes())
     work = None
     if job.search is None:
         reference = await profile(data, settings)

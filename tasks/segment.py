@@ -18,6 +18,7 @@ from cloudlinkup.training.outer import Published
 from models.facts import JobFacts
 from tasks.context import Run
 from tasks.planning import job_facts, load_data, profile
+from tasks.quoted import check_quoted
 from tasks.trials import SEARCH, load_trials, plan_search
 
 PREPARED, FACTS = "prepared.safetensors", "facts.json"
@@ -27,7 +28,7 @@ PREPARED, FACTS = "prepared.safetensors", "facts.json"
 async def segment(run: Run) -> None:
     """Loads, checks, prepares and times the job; or loads what an earlier run of it stored.
 
-    Raises BadInput for data, label, task or model that cannot be trained.
+    Raises BadInput for data, label, task or model that cannot be trained, and for rows that changed since the quote.
     """
     with run.timed("segment"):
         kept = run.folder / PREPARED
@@ -35,7 +36,9 @@ async def segment(run: Run) -> None:
             run.prepared = await asyncio.to_thread(lambda: Prepared.from_bytes(kept.read_bytes()))
         else:
             run.prepared = await load_data(run.job, run.settings.file_roots)
-            run.write(PREPARED, run.prepared.to_bytes())
+            data = run.prepared.to_bytes()
+            check_quoted(run.settings.home, run.job, data)
+            run.write(PREPARED, data)
         if run.job.search is not None:
             await _search(run)
         if not (run.folder / FACTS).exists():

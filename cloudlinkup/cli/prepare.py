@@ -13,11 +13,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from cloudlinkup.cli.jobs import read_job
+from cloudlinkup.cli.jobs import read_job, with_checked_uri
 from cloudlinkup.cli.receipt import size
 from cloudlinkup.cli.stack import require_checkout
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import BadInput
+from cloudlinkup.home import Settings
 from cloudlinkup.types import CAPS, format_tokens, parse_job
 
 EPOCHS = 40  # of the table, in the job that `init` writes
@@ -133,7 +134,8 @@ def quote(
         document = _as_document(flow.replay_quote(replay))
     else:
         assert job is not None
-        document = _as_document(asyncio.run(flow.quote_job(read_job(job), for_ or "both", own_hourly)))
+        checked = with_checked_uri(read_job(job), Settings.load())  # as `submit` sends it
+        document = _as_document(asyncio.run(flow.quote_job(checked, for_ or "both", own_hourly)))
     terminal.result(document, lambda console: show_quote(console, document))
 
 

@@ -40,6 +40,7 @@ from cloudlinkup.types import JobSpec
 from cloudlinkup.wire.hashes import digest
 
 MIN_ROWS = 20
+LEAST_ROWS = 2  # for each contributor, with its share of the held-out rows
 MAX_CLASSES = 1_000
 MAX_TABLE = 4 * 2**30  # bytes of prepared features
 
@@ -95,6 +96,12 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         raise BadInput("data.uri", "1 column", "there is no column but the label", "add columns to learn from")
     if len(frame) < MIN_ROWS:
         raise BadInput("data.uri", f"{len(frame)} rows", f"at least {MIN_ROWS} are needed", "add rows")
+    if round(job.data.holdout * len(frame)) < 1:
+        problem = f"leaves none of {len(frame)} rows to score on"
+        raise BadInput("data.holdout", job.data.holdout, problem, f"raise it to {1 / len(frame):.3f} or more")
+    if len(frame) < job.contributors.max * LEAST_ROWS:
+        problem = f"{len(frame)} rows are too few to give each a partition"
+        raise BadInput("contributors.max", job.contributors.max, problem, "lower it, or add rows")
     answers = plain(pd.Series(frame[label]))
     missing = int(np.count_nonzero(answers.isna()))
     if missing:

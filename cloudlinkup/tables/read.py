@@ -168,6 +168,12 @@ def _csv(raw: bytes, data: DataSpec) -> pd.DataFrame:
         line = re.search(r"line (\d+)", str(error))
         place = f" (line {line.group(1)})" if line else ""
         raise refuse(data.uri, f"is not a comma-separated table with a header{place}", "correct the file") from None
+    header = pd.read_csv(io.BytesIO(raw), encoding="utf-8-sig", compression=None, header=None, nrows=1, dtype=str)
+    names = header.iloc[0].dropna()
+    if names.duplicated().any():  # pandas would have renamed it; said by place, as without a header these are cells
+        name = names[names.duplicated()].iloc[0]
+        places = " and ".join(str(int(str(k)) + 1) for k in names.index[names == name][:2])
+        raise refuse(data.uri, f"columns {places} have the same name", "rename one, or give the table a header")
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
         raise refuse(data.uri, "has rows with more fields than its header", "correct the header")
     return frame

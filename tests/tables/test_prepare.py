@@ -244,7 +244,7 @@ def make_plain(seed):
     )
 
 
-def test_class_weights(shop, make_job):
+def test_class_weights(shop, diabetes, make_job):
     balanced = prepare(shop, make_job(label="outcome", class_weights="balanced"))
     weights = balanced.spec.class_weights
     assert weights is not None
@@ -255,4 +255,4 @@ def test_class_weights(shop, make_job):
     with pytest.raises(BadInput, match="the label has 2 classes"):
         prepare(shop, make_job(label="outcome", class_weights=[1, 2, 3]))
     with pytest.raises(BadInput, match="has no classes"):
-        prepare(shop, make_job(label="price", task="regression", class_weights="balanced"))
+        prepare(diabetes, make_job(label="progression", task="regression", class_weights="balanced"))

@@ -1,0 +1,32 @@
+"""A source that changes between the quote and the run: refused by *segment*, before anything is locked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cloudlinkup.errors import BadInput
+from tasks.planning import load_data
+from tasks.quoted import remember_quoted
+from tasks.segment import PREPARED, segment
+from tests.tasks.conftest import Rig
+
+
+async def test_rows_that_changed_since_the_quote_lock_nothing(rig: Rig):
+    run, path = rig.run, rig.folder / "rows.csv"
+    run.prepared, run.settings = None, replace(run.settings, file_roots=(rig.folder.resolve(),))
+    run.job = run.job.model_copy(update={"data": run.job.data.model_copy(update={"uri": str(path)})})
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) % 2})
+    frame.to_csv(path, index=False)
+    remember_quoted(run.settings.home, run.job, (await load_data(run.job, run.settings.file_roots)).to_bytes())
+    frame.assign(x=frame["x"] ** 2).to_csv(path, index=False)
+    with pytest.raises(BadInput, match="not those of the quote"):
+        await segment.fn(run)
+    assert not (run.folder / PREPARED).exists()
+    assert run.state.stage == "segment"  # which is before anything is opened on chain
+    frame.to_csv(path, index=False)
+    await segment.fn(run)
+    assert run.state.stage == "allocate"
