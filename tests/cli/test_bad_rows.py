@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CANARY = "canary-8361"
 ROWS = 60
-Bad = Callable[[pd.DataFrame], pd.DataFrame | bytes]
+Bad = Callable[[pd.DataFrame], Any]
 
 
 def table() -> pd.DataFrame:
