@@ -14,7 +14,7 @@ from cloudlinkup.agent.chain import JobFacts
 from cloudlinkup.agent.files import Delivered, SeatRecord
 from cloudlinkup.crypto.seal import sealed_size
 from cloudlinkup.errors import ProtocolError
-from cloudlinkup.training.architectures import parameter_count
+from cloudlinkup.training.architectures import kind_of, parameter_count
 from cloudlinkup.training.data import MAX_PARTITION
 from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.segments import state_size
@@ -124,8 +124,8 @@ def _check_weights_ref(call: TrainCall, count: int) -> None:
 
 def memory_needed(spec: TrainingSpec, count: int, partition_bytes: int) -> int:
     """An upper estimate in bytes: the runner's six vectors, two states, the rows three times, activations."""
-    widths = [spec.inputs, *spec.model["hidden"], spec.outputs]
-    return 4 * count * 6 + 2 * state_size(count) + 3 * partition_bytes + 3 * 4 * spec.batch * sum(widths)
+    rows = 3 * 4 * (spec.micro_batch or spec.batch) * kind_of(spec).activations(spec)
+    return 4 * count * 6 + 2 * state_size(count) + 3 * partition_bytes + rows
 
 
 def latest_delivered(done: Sequence[Delivered], before: int) -> list[Delivered]:

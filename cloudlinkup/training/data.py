@@ -1,7 +1,8 @@
 """A partition's rows as bytes, and how rows are dealt to contributors.
 
 The bytes are safetensors with two tensors: `features` fp32 (rows, inputs), and `targets`, int64 (rows,) class numbers
-or fp32 (rows, outputs). Nothing is unpickled, and every size is checked against the spec.
+or fp32 (rows, outputs); for next_token both are int32 (rows, length): windows of tokens, and the token that follows
+each. Nothing is unpickled, and every size is checked against the spec.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ MAX_PARTITION = 4 * 2**30  # bytes
 
 def check_rows(features: np.ndarray, targets: np.ndarray, spec: TrainingSpec) -> None:
     """Raises ValueError when shapes, dtypes, class numbers or values do not fit the spec. Names no value."""
+    if spec.task == "next_token":
+        _check_tokens(features, targets, spec)
+        return
     if features.ndim != 2 or features.dtype != np.float32 or features.shape[1] != spec.inputs or not len(features):
         raise ValueError(f"features must be fp32 (rows, {spec.inputs}) with at least one row")
     if not np.isfinite(features).all():
@@ -32,6 +36,16 @@ def check_rows(features: np.ndarray, targets: np.ndarray, spec: TrainingSpec) ->
             raise ValueError(f"targets must be class numbers below {spec.outputs}")
     elif targets.shape != (rows, spec.outputs) or targets.dtype != np.float32 or not np.isfinite(targets).all():
         raise ValueError(f"targets must be finite fp32 (rows, {spec.outputs})")
+
+
+def _check_tokens(windows: np.ndarray, targets: np.ndarray, spec: TrainingSpec) -> None:
+    for name, array in (("features", windows), ("targets", targets)):
+        if array.ndim != 2 or array.dtype != np.int32 or array.shape[1] != spec.inputs or not len(array):
+            raise ValueError(f"{name} must be int32 (rows, {spec.inputs}) with at least one row")
+        if array.min() < 0 or array.max() >= spec.outputs:
+            raise ValueError(f"{name} must be token numbers below {spec.outputs}")
+    if len(windows) != len(targets):
+        raise ValueError("features and targets differ in rows")
 
 
 def pack_partition(features: np.ndarray, targets: np.ndarray) -> bytes:

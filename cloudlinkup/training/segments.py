@@ -22,7 +22,8 @@ import torch
 
 from cloudlinkup.training.architectures import parameter_count
 from cloudlinkup.training.data import check_rows
-from cloudlinkup.training.mlp import MlpGradient
+from cloudlinkup.training.gradients import make_gradient
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.training.threads import torch_threads
@@ -47,6 +48,7 @@ class SegmentRunner:
     """One shard. `between_steps` is called after every step; raise there to stop.
 
     weights: flat fp32 published weights. features: fp32 (rows, inputs). targets: int64 (rows,) or fp32 (rows, outputs).
+    For next_token: int32 (rows, length) both. frozen: the tensors that are not trained, where the spec names a file.
     Raises ValueError when any of them does not fit the spec.
     """
 
@@ -60,6 +62,7 @@ class SegmentRunner:
         *,
         device: str = "cpu",
         threads: int = 1,
+        frozen: FrozenWeights | None = None,
     ) -> None:
         count = parameter_count(spec)
         check_rows(features, targets, spec)
@@ -78,7 +81,7 @@ class SegmentRunner:
         self._w, self._m, self._v = (torch.zeros(count, device=device) for _ in range(3))
         self._w.copy_(torch.from_numpy(self._published))
         self._gradient, self._scratch = torch.zeros_like(self._w), torch.zeros_like(self._w)
-        self._network = MlpGradient(spec, self._w, self._gradient)
+        self._network = make_gradient(spec, self._w, self._gradient, frozen)
         self._key = np.frombuffer(digest("epochs", work.seed)[:16], "<u8")
         self._epochs: dict[int, np.ndarray] = {}
         self._steps = 0

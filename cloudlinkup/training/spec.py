@@ -11,12 +11,17 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "next_token"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """`model` is the job's model object as plain JSON; `inputs` features in, `outputs` logits or targets out."""
+    """`model` is the job's model object as plain JSON; `inputs` features in, `outputs` logits or targets out; for
+    next_token, `inputs` is the window's length in tokens and `outputs` the vocabulary's size.
+
+    `micro_batch`: rows of one pass where a step's batch is taken in pieces. `frozen`: SHA-256 (hex) of the safetensors
+    file with the tensors that are not trained, where the kind has such."""
 
     task: Task
     model: dict[str, Any]
@@ -25,8 +30,10 @@ class TrainingSpec:
     batch: int
     lr: float
     seed: int
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     class_weights: tuple[float, ...] | None = None  # one a class, as torch's cross_entropy takes them
+    micro_batch: int | None = None
+    frozen: str | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""

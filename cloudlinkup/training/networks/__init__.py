@@ -1,0 +1,8 @@
+"""The networks that a job may name: the allow-list, by `model.kind`. Nothing else is ever built."""
+
+from __future__ import annotations
+
+from cloudlinkup.training.networks.kind import Kind
+from cloudlinkup.training.networks.perceptron import Perceptron
+
+KINDS: dict[str, Kind] = {"mlp": Perceptron()}
