@@ -34,6 +34,7 @@ class Duty:
             raise ValueError("share must be above 0 and at most 1")
         self.share = share
         self._clock, self._slept = clock, 0.0
+        self._wall_only = busy_clock is None
         self._busy_clock = busy_clock or (lambda: clock() - self._slept)
         self._owed = 0.0
         self._busy = self._wall = 0.0
@@ -43,6 +44,11 @@ class Duty:
         """Begins to count, in the thread that will train. Debt of an earlier shard is not carried over."""
         self._owed, self._started = 0.0, True
         self._busy, self._wall = self._busy_clock(), self._clock()
+
+    def also(self, seconds: float) -> None:
+        """Counts CPU seconds that another thread spent on this shard. Not where the share is of wall time."""
+        if not self._wall_only:
+            self._owed += seconds / self.share
 
     def pause(self, stop: threading.Event | None = None) -> float:
         """Sleeps as long as this step's work asks for; returns the seconds slept. Wakes at once when `stop` is set."""

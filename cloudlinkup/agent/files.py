@@ -3,6 +3,7 @@
     jobs/<job id>/                       0700, every file 0600; deleted as a whole when the job is over
       partition-<hash>, weights-<hash>   inputs, by the hashes in the order; the two latest weights
       seat-<n>.json                      rounds delivered, for credit and inclusion
+      spares/                            states that nobody can ask for any more, to be written over
       orders/<order hash>/
         order.json  ack.json             the signed order and our signed acknowledgement
         state-<k>                        weights and optimizer after k segments: what an opening shows
@@ -104,7 +105,17 @@ class OrderFolder:
 
     def save_state(self, at: int, state: bytes) -> None:
         # a state per segment: what a power cut takes is trained again, so nothing waits for the disk
-        write(self.path / f"state-{at}", state, durable=False)
+        place = self.path / f"state-{at}"
+        spare = next(self._spares.glob("*"), None)
+        if spare is None:
+            write(place, state, durable=False)
+            return
+        # written over an old state it needs no fresh pages, which cost up to ten times the writing
+        part = spare.replace(self.path / f"{place.name}.part")
+        with part.open("r+b") as file:
+            file.write(state)
+            file.truncate()
+        part.replace(place)
 
     def state(self, at: int) -> bytes | None:
         return read(self.path / f"state-{at}")
@@ -133,9 +144,14 @@ class OrderFolder:
         order = self.path / "order.json"
         return order.exists() and order.stat().st_mtime > psutil.boot_time()
 
+    @property
+    def _spares(self) -> Path:
+        return self.path.parent.parent / "spares"
+
     def forget_states(self) -> None:
+        self._spares.mkdir(mode=0o700, exist_ok=True)
         for path in self.path.glob("state-*"):
-            path.unlink(missing_ok=True)
+            path.replace(self._spares / f"{self.path.name}-{path.name}")
         (self.path / "upload").unlink(missing_ok=True)
 
 

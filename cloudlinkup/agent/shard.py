@@ -16,6 +16,7 @@ import numpy as np
 
 from cloudlinkup.agent.duty import Duty
 from cloudlinkup.agent.files import OrderFolder
+from cloudlinkup.agent.states import StateWriter, Stored
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -91,9 +92,7 @@ def train_shard(
     runner = factory(work.spec, shard, work.weights, work.features, work.targets, device=device, threads=threads)
     begun = time.monotonic()
     leaves = [order_leaf(work.order_hash), *_resume(runner, work, folder)]
-    if runner.segment == 0:
-        folder.save_state(0, runner.state_bytes())
-    kept, steps_seen = runner.segment, 0
+    kept, steps_seen, state = runner.segment, 0, runner.state_bytes()
 
     def between_steps() -> None:
         nonlocal steps_seen
@@ -104,22 +103,30 @@ def train_shard(
         if stop.event.is_set() or time.monotonic() - begun > work.time_box:
             raise _Enough
 
+    def note(stored: Stored | None) -> None:
+        if stored is not None:
+            duty.also(stored.seconds)
+            if stored.at:
+                leaves.append(segment_leaf(work.wallet, stored.at, order.segment_steps, stored.sha256))
+
     runner.between_steps = between_steps
     duty.start()
-    while not runner.done and not stop.event.is_set() and time.monotonic() - begun <= work.time_box:
-        try:
-            steps = runner.run_segment()
-        except _Enough:
-            state = folder.state(kept)  # stopped inside a segment: go back to where it began
-            assert state is not None
-            runner.load_state(state)
-            break
-        state = runner.state_bytes()
-        kept = runner.segment
-        folder.save_state(kept, state)
-        leaves.append(segment_leaf(work.wallet, kept, steps, hashlib.sha256(state).digest()))
-        on_segment(kept)
-    update = quantise(runner.update()) if kept else b""
+    with StateWriter(folder) as writer:
+        if not kept:
+            writer.put(0, state)
+        while not runner.done and not stop.event.is_set() and time.monotonic() - begun <= work.time_box:
+            try:
+                runner.run_segment()
+            except _Enough:
+                runner.load_state(state)  # stopped inside a segment: go back to where it began
+                break
+            note(writer.last())
+            kept, state = runner.segment, b""  # let go of the last one first: memory used again costs no fresh pages
+            state = runner.state_bytes()
+            writer.put(kept, state)
+            on_segment(kept)
+        update = quantise(runner.update()) if kept else b""
+        note(writer.last())
     leaves.append(upload_leaf(hashlib.sha256(update).digest(), kept))
     return Trained(tuple(leaves), kept, update, time.monotonic() - begun)
 

@@ -109,3 +109,17 @@ def test_stop_ends_a_pause_at_once() -> None:
 def test_refuses_other_shares(share: float) -> None:
     with pytest.raises(ValueError, match="share"):
         Duty(share)
+
+
+def test_what_another_thread_did_for_the_shard_counts() -> None:
+    clocks = Clocks()
+    duty = clocks.duty(0.5)
+    duty.start()
+    clocks.work(0.1)
+    alone = duty.owed()
+    duty.also(0.05)
+    assert duty.owed() == pytest.approx(alone + 0.1)
+    of_the_clock = Duty(0.5, busy_clock=None, clock=lambda: clocks.wall)
+    of_the_clock.start()
+    of_the_clock.also(5.0)
+    assert of_the_clock.owed() == 0
