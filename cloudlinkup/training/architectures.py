@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cloudlinkup.training import caps
 from cloudlinkup.training.networks import KINDS
 from cloudlinkup.training.networks.kind import FrozenWeights, Kind, TensorLayout, whole
 from cloudlinkup.training.spec import TrainingSpec
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 TASKS = ("classification", "regression", "next_token")
 PRECISIONS = ("fp32", "bf16")
-MAX_OUTPUTS = 65_536
-MAX_INPUTS = 100_000
-MAX_PARAMETERS = 50_000_000  # that are trained
-MAX_BATCH = 65_536
+MAX_OUTPUTS = caps.OUTPUTS
+MAX_INPUTS = caps.INPUTS
+MAX_PARAMETERS = caps.PARAMETERS  # that are trained
+MAX_BATCH = caps.BATCH
 
 
 def _check_class_weights(spec: TrainingSpec) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from cloudlinkup.training.networks.kind import Kind
-from cloudlinkup.training.networks.perceptron import Perceptron
+from cloudlinkup.training.networks.sequential import Convolutional, Perceptron, Sequential
+from cloudlinkup.training.networks.transformer import Transformer
 
-KINDS: dict[str, Kind] = {"mlp": Perceptron()}
+KINDS: dict[str, Kind] = {
+    "mlp": Perceptron(),
+    "cnn": Convolutional(),
+    "sequential": Sequential(),
+    "transformer": Transformer(),
+}
