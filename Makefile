@@ -57,7 +57,7 @@ lock: $(READY)
 	  && left_out=$$($(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-url --group torch pyproject.toml \
 	    | grep -oE '^(torch|triton|cuda-[a-z0-9-]+|nvidia-[a-z0-9-]+)' | sed 's/^/--no-emit-package /') \
 	  && $(UV) pip compile --quiet --no-annotate --no-emit-index-url --generate-hashes --python-version 3.11 \
-	    --custom-compile-command "make lock" $$left_out --group stack --group dev -o requirements.lock pyproject.toml
+	    --custom-compile-command "make lock" $$left_out --extra huggingface --group stack --group dev -o requirements.lock pyproject.toml
 	@head -n 2 requirements.lock; grep -c '==' requirements.lock
 
 clean:
