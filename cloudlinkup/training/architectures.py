@@ -8,6 +8,7 @@ Standardising the inputs is not a layer: it happens before training (`tables/`).
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from cloudlinkup.training import caps
 from cloudlinkup.training.networks import KINDS
-from cloudlinkup.training.networks.kind import FrozenWeights, Kind, TensorLayout, whole
+from cloudlinkup.training.networks.kind import FrozenWeights, Kind, Pretrained, TensorLayout, whole
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.wire.hashes import digest
 
@@ -55,7 +56,8 @@ def check_spec(spec: TrainingSpec) -> None:
     if spec.task not in kind.tasks:
         raise ValueError(f"model.kind {spec.model['kind']} does not do {spec.task}, but {', '.join(kind.tasks)}")
     whole("inputs", spec.inputs, 1, MAX_INPUTS)
-    whole("outputs", spec.outputs, 1 if spec.task == "regression" else 2, MAX_OUTPUTS)
+    most = caps.VOCABULARY if spec.task == "next_token" else MAX_OUTPUTS
+    whole("outputs", spec.outputs, 1 if spec.task == "regression" else 2, most)
     whole("batch", spec.batch, 1, MAX_BATCH)
     whole("seed", spec.seed, 0, 2**63 - 1)
     if spec.micro_batch is not None:
@@ -66,9 +68,35 @@ def check_spec(spec: TrainingSpec) -> None:
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not isfinite(lr) or not 0 < lr <= 1:
         raise ValueError("lr must be above 0 and at most 1")
     kind.check(spec)
+    if (spec.frozen is not None) != bool(frozen_tensors(spec)):
+        raise ValueError("frozen must be the SHA-256 of the weights that are not trained, where the model has such")
+    if spec.frozen is not None and not re.fullmatch(r"[0-9a-f]{64}", str(spec.frozen), flags=re.ASCII):
+        raise ValueError("frozen must be 64 hex digits")
     count = sum(tensor.size for tensor in kind.layout(spec))
     if count > MAX_PARAMETERS:
         raise ValueError(f"{count} parameters are more than {MAX_PARAMETERS}")
+
+
+def frozen_tensors(spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what is not trained, of a spec that its kind let through; empty for most kinds."""
+    kind = kind_of(spec)
+    return kind.frozen(spec) if isinstance(kind, Pretrained) else {}
+
+
+def needed_extra(spec: TrainingSpec) -> str:
+    """What the spec needs beside torch, with the versions installed here; empty for nothing.
+
+    Raises ValueError, with the fix, where that is not installed.
+    """
+    kind = kind_of(spec)
+    return kind.extra() if isinstance(kind, Pretrained) else ""
+
+
+def empty(spec: TrainingSpec) -> torch.nn.Module:
+    """The network on torch's meta device, to be traced. Raises ValueError as `check_spec`."""
+    check_spec(spec)
+    kind = kind_of(spec)
+    return kind.empty(spec) if isinstance(kind, Pretrained) else kind.module(spec, None).to("meta")
 
 
 def layout(spec: TrainingSpec) -> tuple[TensorLayout, ...]:

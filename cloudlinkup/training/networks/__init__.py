@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloudlinkup.training.networks.huggingface import HuggingFace
 from cloudlinkup.training.networks.kind import Kind
 from cloudlinkup.training.networks.sequential import Convolutional, Perceptron, Sequential
 from cloudlinkup.training.networks.transformer import Transformer
@@ -11,4 +12,5 @@ KINDS: dict[str, Kind] = {
     "cnn": Convolutional(),
     "sequential": Sequential(),
     "transformer": Transformer(),
+    "huggingface": HuggingFace(),
 }

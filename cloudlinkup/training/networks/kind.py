@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,6 +62,23 @@ class Kind(Protocol):
         It takes a batch as `training/data` has it, and gives fp32 (rows, outputs), or (rows, length, outputs) for
         next_token. Raises ValueError where `frozen` is not what it needs.
         """
+        ...
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """What a kind offers beside that where it stands on a base that somebody trained before."""
+
+    def frozen(self, spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the base's tensors that are not trained; none where all are."""
+        ...
+
+    def extra(self) -> str:
+        """What it needs beside torch, with the versions installed here. Raises ValueError where that is missing."""
+        ...
+
+    def empty(self, spec: TrainingSpec) -> torch.nn.Module:
+        """The network on torch's meta device: shapes without storage, and without the base's weights."""
         ...
 
 
