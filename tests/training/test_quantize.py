@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import struct
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cloudlinkup.training.quantize import BLOCK, HEADER, dequantise, encoded_size, quantise
+from cloudlinkup.wire.hashes import digest
 
 vectors = arrays(np.float32, st.integers(0, 300), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -52,6 +54,30 @@ def test_layout_is_the_documented_one():
     assert data[20] == (1 << 4 | 15) and data[21] == (8 << 4 | 11)  # 7, -7, then 3, 0
     assert data[20 + 32] == (8 << 4 | 15)  # the odd end is padded with zero
     assert len(data) == 16 + 4 + 33
+
+
+@pytest.mark.parametrize(
+    ("count", "scale", "expected"),
+    [
+        (0, 1.0, "2f8fed41adf607a3"),
+        (1, 1.0, "cca3669613c82f33"),
+        (64, 1.0, "54bbb9df0613c188"),
+        (65, 1.0, "868bdd4adfa0f1e8"),
+        (200_001, 1.0, "f4926b5633fb43b9"),
+        (200_001, 1e-20, "0a4012334cc048aa"),
+        (200_001, 1e20, "36e3b6f3e595b42e"),
+    ],
+)
+def test_the_bytes_are_those_of_version_1(count, scale, expected):
+    """An audit compares hashes of them: other bytes are another version. Values of 2^-43 to 2^11."""
+    words = np.random.Philox(key=np.frombuffer(digest("golden")[:16], "<u8")).random_raw(200_001)
+    unit = (words >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1.0
+    vector = (unit * 2.0 ** ((words & np.uint64(31)).astype(np.int64) - 20)).astype(np.float32)
+    vector[1_000:1_200] = 0
+    data = quantise(vector[:count] * np.float32(scale))
+    assert hashlib.sha256(data).hexdigest()[:16] == expected
+    if count == 200_001 and scale == 1.0:
+        assert hashlib.sha256(dequantise(data, count).tobytes()).hexdigest()[:16] == "90823a03bf116567"
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))
