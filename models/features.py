@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cloudlinkup.training.architectures import build
+from cloudlinkup.training.architectures import empty
 from cloudlinkup.training.spec import TrainingSpec
 
 NAMES = ("kernels", "macs", "grouped_macs", "matmul_bytes", "elementwise_bytes", "parameters", "low_share")
@@ -98,14 +98,21 @@ def trace(
     macs = count.totals["macs"]
     return {
         **count.totals,
-        "parameters": float(sum(p.numel() for p in module.parameters())),
+        "parameters": float(sum(p.numel() for p in module.parameters() if p.requires_grad)),
         "low_share": count.low / macs if macs else 0.0,
     }
 
 
 def graph_features(spec: TrainingSpec) -> dict[str, float]:
-    """Features of one training step of this spec at its batch, by name (`NAMES`). Raises ValueError as `build`."""
-    module = build(spec).to("meta")
+    """Features of one training step of this spec at its batch, by name (`NAMES`). Raises ValueError as `empty`."""
+    module = empty(spec)
+    if spec.task == "next_token":
+        tokens = torch.empty(spec.batch, spec.inputs, dtype=torch.int32, device="meta")
+        return trace(
+            module,
+            tokens,
+            lambda out: torch.nn.functional.cross_entropy(out.flatten(0, 1), tokens.long().flatten()),
+        )
     inputs = torch.empty(spec.batch, spec.inputs, device="meta")
     if spec.task == "classification":
         target = torch.empty(spec.batch, dtype=torch.int64, device="meta")

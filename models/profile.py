@@ -15,6 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from cloudlinkup.training.architectures import MAX_BATCH, initial_weights
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.wire.messages import Hardware, Probe
@@ -35,18 +36,21 @@ def profile_reference(
     device: str = "cpu",
     threads: int = 1,
     seconds: float = 1.0,
+    frozen: FrozenWeights | None = None,
 ) -> ReferenceProfile:
     """Times the job for about `seconds` (longer where a step is slow: at least four segments of each size).
 
     `features`, `targets`: as `SegmentRunner` takes them. `probes` and `hardware` describe this same machine, with the
-    same `threads`. Blocks; call it in a thread. Raises ValueError when spec and rows do not fit.
+    same `threads`. `frozen`: as `SegmentRunner` takes it. Blocks; call it in a thread. Raises ValueError when spec and
+    rows do not fit.
     """
     sizes = (spec.batch, min(MAX_BATCH, 4 * spec.batch)) if spec.batch < MAX_BATCH else (spec.batch, spec.batch // 4)
     weights = initial_weights(spec)
     work = ShardWork(seed=b"\0" * 32, segment_steps=STEPS, max_segments=10_000, progress_from=0, progress_to=1_000_000)
     x, y = features[:MOST_ROWS], targets[:MOST_ROWS]
     runners = [
-        SegmentRunner(replace(spec, batch=b), work, weights, x, y, device=device, threads=threads) for b in sizes
+        SegmentRunner(replace(spec, batch=b), work, weights, x, y, device=device, threads=threads, frozen=frozen)
+        for b in sizes
     ]
     times: list[list[float]] = [[], []]
     end = perf_counter() + seconds

@@ -16,7 +16,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cloudlinkup
@@ -24,6 +24,7 @@ from cloudlinkup.agent.bond import Agreed, Post
 from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.channel import Channel, Refusal, tls
 from cloudlinkup.agent.handler import Handler, Terms
+from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity, delegation_for
 from cloudlinkup.agent.ports import Report
 from cloudlinkup.agent.shard import RunnerFactory
@@ -59,6 +60,7 @@ class Offer:
     ask_per: AskPer = "hour"
     reserve: int | None = None  # base units, in the ask's unit
     windows: tuple[Window, ...] = ()  # hours of every day, UTC; none: always
+    extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
 
 
 class Agent:
@@ -108,6 +110,7 @@ class Agent:
             device=offer.device,
             threads=offer.threads,
             agreed=offer.agreed,
+            extras=offer.extras,
         )
         return Handler(
             self._identity, self._chain, terms, runner_factory=self._factory, report=self._report, post=self._post
@@ -215,6 +218,7 @@ class Agent:
             ask_per=offer.ask_per,
             reserve=offer.reserve,
             windows=offer.windows,
+            extras=offer.extras,
         )
         return sign(self._identity.agent, hello)
 

@@ -7,6 +7,7 @@ comes out. Inputs (rows, weights) are checked where they are opened, in handler.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from pydantic import ValidationError
 
@@ -14,8 +15,9 @@ from cloudlinkup.agent.chain import JobFacts
 from cloudlinkup.agent.files import Delivered, SeatRecord
 from cloudlinkup.crypto.seal import sealed_size
 from cloudlinkup.errors import ProtocolError
-from cloudlinkup.training.architectures import kind_of, parameter_count
+from cloudlinkup.training.architectures import frozen_tensors, kind_of, needed_extra, parameter_count
 from cloudlinkup.training.data import MAX_PARTITION
+from cloudlinkup.training.frozen import MAX_FILE, largest_file
 from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import TrainingSpec
@@ -90,27 +92,44 @@ def time_box(order: Order, job: JobFacts, now: float) -> float:
     return min(order.time_box, job.deadline - _TIGHT - now)
 
 
-def check_spec(call: TrainCall, order: Order, *, memory: int, disk: int) -> tuple[TrainingSpec, int]:
+def check_spec(
+    call: TrainCall, order: Order, *, memory: int, disk: int, extras: tuple[str, ...] = ()
+) -> tuple[TrainingSpec, int]:
     """(spec, parameters), before anything of that size is built. Raises Refusal: hash, spec, terms, memory, weights."""
     if sha256(call.spec) != order.spec_hash:
         raise Refusal("hash", "the spec is not the one in the order")
     try:
         spec = TrainingSpec.from_bytes(call.spec)
         count = parameter_count(spec)
+        extra = needed_extra(spec)
     except (ValueError, TypeError, RecursionError) as error:
         raise Refusal("spec", str(error) or type(error).__name__) from None
+    if extra and extra not in extras:
+        raise Refusal("spec", f"{extra} is needed, which is not offered here")
+    frozen = _check_frozen_ref(call, spec)
     seed = shard_seed(bytes.fromhex(order.job_id), order.round, order.seat, order.attempt, spec.seed)
     if order.seed != seed.hex():
         raise Refusal("terms", "the seed does not follow from the job")
     if sealed_size(encoded_size(count)) > order.max_bytes:
         raise Refusal("terms", "the update would be larger than the order's most bytes")
-    needed = memory_needed(spec, count, call.partition.size)
+    needed = memory_needed(spec, count, call.partition.size, frozen)
     if needed > memory or call.partition.size > sealed_size(MAX_PARTITION):
         raise Refusal("memory", f"{needed} bytes are needed, {memory} are offered")
-    if (on_disk := state_size(count) * (order.max_segments + 1) + call.partition.size + 8 * count) > disk:
+    if (on_disk := state_size(count) * (order.max_segments + 1) + call.partition.size + 8 * count + frozen) > disk:
         raise Refusal("memory", f"{on_disk} bytes of disk are needed, {disk} are free")
     _check_weights_ref(call, count)
     return spec, count
+
+
+def _check_frozen_ref(call: TrainCall, spec: TrainingSpec) -> int:
+    """Bytes of what is not trained, 0 for nothing."""
+    if (call.frozen is None) != (spec.frozen is None):
+        raise Refusal("weights", "the spec names weights that are not trained, or the order refers to them: not both")
+    if call.frozen is None:
+        return 0
+    if call.frozen.size > sealed_size(min(MAX_FILE, largest_file(frozen_tensors(spec)))):
+        raise Refusal("weights", f"{call.frozen.size} bytes of weights are more than the model has")
+    return call.frozen.size
 
 
 def _check_weights_ref(call: TrainCall, count: int) -> None:
@@ -122,10 +141,12 @@ def _check_weights_ref(call: TrainCall, count: int) -> None:
         raise Refusal("weights", f"{blob.size} sealed bytes where {sealed_size(size)} are expected")
 
 
-def memory_needed(spec: TrainingSpec, count: int, partition_bytes: int) -> int:
-    """An upper estimate in bytes: the runner's six vectors, two states, the rows three times, activations."""
+def memory_needed(spec: TrainingSpec, count: int, partition_bytes: int, frozen_bytes: int = 0) -> int:
+    """An upper estimate in bytes: the runner's six vectors, two states, the rows three times, activations, and what is
+    not trained as it is stored, with its largest tensor widened."""
     rows = 3 * 4 * (spec.micro_batch or spec.batch) * kind_of(spec).activations(spec)
-    return 4 * count * 6 + 2 * state_size(count) + 3 * partition_bytes + rows
+    wide = 8 * max((prod(shape) for shape in frozen_tensors(spec).values()), default=0)
+    return 4 * count * 6 + 2 * state_size(count) + 3 * partition_bytes + rows + frozen_bytes + wide
 
 
 def latest_delivered(done: Sequence[Delivered], before: int) -> list[Delivered]:

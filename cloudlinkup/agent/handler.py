@@ -24,10 +24,12 @@ from cloudlinkup.agent.chain import Chain, JobFacts
 from cloudlinkup.agent.checks import Refusal
 from cloudlinkup.agent.duty import Duty
 from cloudlinkup.agent.files import Delivered, JobFiles, OrderFolder, SeatRecord, write
+from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity
 from cloudlinkup.agent.ports import Io, Report
 from cloudlinkup.agent.shard import RunnerFactory, Stop, Trained, Work, train_shard
 from cloudlinkup.errors import CloudLinkUpError, ContributorRefused, LedgerError, ProtocolError, ShardTimeout
+from cloudlinkup.training.architectures import load_extra
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import (
@@ -42,8 +44,6 @@ from cloudlinkup.wire.calls import (
 from cloudlinkup.wire.hashes import seat_leaf, sha256
 from cloudlinkup.wire.messages import Ack, BadShard, Commit, Hardware, Order, Signed, sign
 
-ACK_WITHIN = 30.0  # seconds from order to Ack or BadShard
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -57,6 +57,7 @@ class Terms:
     device: str = "cpu"
     threads: int = 1
     agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
+    extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
 
 
 @dataclass
@@ -169,7 +170,7 @@ class Handler:
         """Every check, in the protocol's order; then the shard begins. Raises Refusal."""
         name = call.order.hash.hex()
         try:
-            async with asyncio.timeout(ACK_WITHIN - 2):
+            async with asyncio.timeout(call.ack_seconds - 2):
                 work, job = await self._check(call, io)
         except TimeoutError:
             raise ShardTimeout("the order's inputs did not arrive in time to acknowledge it") from None
@@ -226,10 +227,12 @@ class Handler:
         check_agreed(job, terms.agreed)
         checks.check_history(self._files.record(order.job_id, order.seat), order, job)
         disk = shutil.disk_usage(self._files.root).free // 2
-        spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk)
+        spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
         keys = [key for _, key in self.identity.sealing_keys]
         features, targets = await inputs.open_rows(call, order, spec, keys=keys, files=self._files, io=io)
         weights = await inputs.open_weights(call, order, count, keys=keys, files=self._files, io=io)
+        await asyncio.to_thread(load_extra, spec)
+        frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=self._files, io=io)
         work = Work(
             order=order,
             order_hash=call.order.hash,
@@ -239,6 +242,7 @@ class Handler:
             features=features,
             targets=targets,
             time_box=checks.time_box(order, job, now),
+            frozen=frozen,
         )
         await post_bond(order.job, job, order.seat, terms.agreed, self._post)
         return work, job

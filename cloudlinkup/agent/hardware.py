@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.training.networks import huggingface
 from cloudlinkup.wire.messages import Hardware
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -48,6 +49,12 @@ def describe(device: str, threads: int) -> Hardware:
         torch=version,
         capability=str(torch.backends.cpu.get_cpu_capability()),
     )
+
+
+def extras() -> tuple[str, ...]:
+    """Optional parts of this project that are installed here, with the versions that bit-exact replay depends on."""
+    found = huggingface.extra()
+    return () if found is None else (found,)
 
 
 def _cpu_name() -> str:

@@ -17,7 +17,10 @@ from cloudlinkup.agent.files import JobFiles, read, write
 from cloudlinkup.agent.ports import Io
 from cloudlinkup.crypto.seal import SealingKey, decrypt_blob, open_key
 from cloudlinkup.errors import SealError
+from cloudlinkup.training.architectures import frozen_tensors
 from cloudlinkup.training.data import MAX_PARTITION, unpack_partition
+from cloudlinkup.training.frozen import check_finite, file_hash, largest_file, open_frozen
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import apply_delta
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.wire.calls import BlobRef, TrainCall
@@ -80,6 +83,32 @@ async def open_weights(
     await asyncio.to_thread(write, place, data)
     files.keep_latest(order.job_id, "weights", 2)
     return flat
+
+
+async def open_frozen_weights(
+    call: TrainCall, order: Order, spec: TrainingSpec, *, keys: Sequence[SealingKey], files: JobFiles, io: Io
+) -> FrozenWeights | None:
+    """What is not trained, mapped from the file that the spec names by hash; None where it names none. Fetched once a
+    job, and kept until that is over."""
+    if spec.frozen is None or call.frozen is None:
+        return None
+    place, expected = files.input(order.job_id, "frozen", spec.frozen), frozen_tensors(spec)
+    fresh = not place.exists() or await asyncio.to_thread(file_hash, place) != spec.frozen
+    if fresh:
+        context: tuple[Field, ...] = (bytes.fromhex(spec.frozen),)
+        limit = largest_file(expected)
+        plain = await _open(call.frozen, "frozen", order, context=context, limit=limit, keys=keys, io=io)
+        if await asyncio.to_thread(sha256, plain) != spec.frozen:
+            raise Refusal("hash", "the weights that are not trained are not those of the spec")
+        await asyncio.to_thread(write, place, plain)
+    try:
+        found = await asyncio.to_thread(open_frozen, place, expected)
+        if fresh:
+            await asyncio.to_thread(check_finite, found)
+    except ValueError as error:
+        place.unlink(missing_ok=True)
+        raise Refusal("weights", str(error)) from None
+    return found
 
 
 def _kept(place: Path, hash_: str) -> np.ndarray | None:

@@ -17,6 +17,7 @@ import numpy as np
 from cloudlinkup.agent.duty import Duty
 from cloudlinkup.agent.files import OrderFolder
 from cloudlinkup.agent.states import StateWriter, Stored
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -57,6 +58,7 @@ class Work:
     features: np.ndarray
     targets: np.ndarray
     time_box: float
+    frozen: FrozenWeights | None = None  # what is not trained, where the spec names it
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def train_shard(
         progress_from=order.progress_from,
         progress_to=order.progress_to,
     )
-    runner = factory(work.spec, shard, work.weights, work.features, work.targets, device=device, threads=threads)
+    inputs = (work.spec, shard, work.weights, work.features, work.targets)
+    runner = factory(*inputs, device=device, threads=threads, frozen=work.frozen)
     begun = time.monotonic()
     leaves = [order_leaf(work.order_hash), *_resume(runner, work, folder)]
     kept, steps_seen, state = runner.segment, 0, runner.state_bytes()

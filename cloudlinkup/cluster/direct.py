@@ -118,6 +118,7 @@ class DirectContributor:
             share=terms.share,
             ask=terms.ask,
             version=cloudlinkup.__version__,
+            extras=terms.extras,
         )
         delegation = delegation_for(
             self._identity, None, gateway=self._gateway, genesis=terms.genesis, program=terms.program

@@ -92,6 +92,13 @@ def needed_extra(spec: TrainingSpec) -> str:
     return kind.extra() if isinstance(kind, Pretrained) else ""
 
 
+def load_extra(spec: TrainingSpec) -> None:
+    """Imports what `needed_extra` names, so that nobody's clock pays for it later. Raises ValueError as that."""
+    kind = kind_of(spec)
+    if isinstance(kind, Pretrained):
+        kind.load()
+
+
 def empty(spec: TrainingSpec) -> torch.nn.Module:
     """The network on torch's meta device, to be traced. Raises ValueError as `check_spec`."""
     check_spec(spec)

@@ -11,6 +11,7 @@ import torch
 from cloudlinkup.training.architectures import build_with
 from cloudlinkup.training.headline import METRICS, headline
 from cloudlinkup.training.metrics import OF_OUTPUTS, accuracy, cross_entropy
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.spec import TrainingSpec
 
 BATCH = 8_192
@@ -28,9 +29,11 @@ class Score:
     rows: int
 
 
-def outputs(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray) -> np.ndarray:
+def outputs(
+    spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, frozen: FrozenWeights | None = None
+) -> np.ndarray:
     """Logits or standardised targets, fp32 (rows, outputs), in batches."""
-    module = build_with(spec, weights)
+    module = build_with(spec, weights, frozen)
     result = np.empty((len(features), spec.outputs), np.float32)
     with torch.inference_mode():
         for start in range(0, len(features), BATCH):
@@ -40,16 +43,21 @@ def outputs(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray) -> np
 
 
 def evaluate(
-    spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str | None = None
+    spec: TrainingSpec,
+    weights: np.ndarray,
+    features: np.ndarray,
+    targets: np.ndarray,
+    metric: str | None = None,
+    frozen: FrozenWeights | None = None,
 ) -> Score:
     """`metric`: one that fits the task; its first by default. Raises ValueError for no rows or another metric."""
     if not len(features) or len(features) != len(targets):
         raise ValueError("a score needs rows, and as many targets")
     if spec.task == "next_token":
-        loss, hits = _tokens(spec, weights, features, targets)
+        loss, hits = _tokens(spec, weights, features, targets, frozen)
         name = headline(spec.task, metric)
         return Score(name, hits if name == "accuracy" else exp(min(loss, MOST_LOSS)), loss, len(targets))
-    return score_outputs(spec, outputs(spec, weights, features), targets, metric)
+    return score_outputs(spec, outputs(spec, weights, features, frozen), targets, metric)
 
 
 def score_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray, metric: str | None = None) -> Score:
@@ -58,12 +66,18 @@ def score_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray, 
     return Score(name, OF_OUTPUTS[name](answers, targets), _loss(spec, answers, targets), len(targets))
 
 
-def all_scores(spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def all_scores(
+    spec: TrainingSpec,
+    weights: np.ndarray,
+    features: np.ndarray,
+    targets: np.ndarray,
+    frozen: FrozenWeights | None = None,
+) -> dict[str, float]:
     """Every metric of the task by name, and the loss."""
     if spec.task == "next_token":
-        found = evaluate(spec, weights, features, targets, "accuracy")
+        found = evaluate(spec, weights, features, targets, "accuracy", frozen)
         return {"perplexity": exp(min(found.loss, MOST_LOSS)), "accuracy": found.value, "loss": found.loss}
-    return all_of_outputs(spec, outputs(spec, weights, features), targets)
+    return all_of_outputs(spec, outputs(spec, weights, features, frozen), targets)
 
 
 def all_of_outputs(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -78,9 +92,15 @@ def _loss(spec: TrainingSpec, answers: np.ndarray, targets: np.ndarray) -> float
     return float(((answers.astype(np.float64) - targets) ** 2).mean())
 
 
-def _tokens(spec: TrainingSpec, weights: np.ndarray, windows: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+def _tokens(
+    spec: TrainingSpec,
+    weights: np.ndarray,
+    windows: np.ndarray,
+    targets: np.ndarray,
+    frozen: FrozenWeights | None = None,
+) -> tuple[float, float]:
     """(mean loss a token, share of tokens guessed) of windows int32 (rows, length), never all logits at once."""
-    module = build_with(spec, weights)
+    module = build_with(spec, weights, frozen)
     size = max(1, BATCH_TOKENS // windows.shape[1])
     loss = hits = 0.0
     with torch.inference_mode():
@@ -94,8 +114,13 @@ def _tokens(spec: TrainingSpec, weights: np.ndarray, windows: np.ndarray, target
 
 
 def score(
-    spec: TrainingSpec, weights: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str | None = None
+    spec: TrainingSpec,
+    weights: np.ndarray,
+    features: np.ndarray,
+    targets: np.ndarray,
+    metric: str | None = None,
+    frozen: FrozenWeights | None = None,
 ) -> tuple[str, float]:
     """(metric, value) of `evaluate`."""
-    found = evaluate(spec, weights, features, targets, metric)
+    found = evaluate(spec, weights, features, targets, metric, frozen)
     return found.metric, found.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ def open_frozen(path: Path, expected: Mapping[str, tuple[int, ...]]) -> FrozenWe
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         found[name] = np.asarray(data[begin:end]).view(_TYPES[entry["dtype"]]).reshape(shape)
     return found
+
+
+def largest_file(expected: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes that a file of these tensors can take: all in fp32, with what is passed over, and the longest header."""
+    largest = max((prod(shape) for shape in expected.values()), default=0)
+    return 8 + MAX_HEADER + 4 * (sum(prod(shape) for shape in expected.values()) + 2 * largest)
 
 
 def _names(stored: set[str], expected: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

@@ -8,6 +8,9 @@
     upload.bin, leaves.bin  the quantised update; all leaves of the contributor's tree, if it showed them
     before-K.bin, after-K.bin  opened states of segment K, where the replay used them
 
+Tensors that are not trained are not copied: the spec names their safetensors file by hash, and whoever re-runs the
+replay gives it (`--frozen FILE`).
+
 `recheck` trusts nothing of this but the two signatures: every file is held against the hashes that they cover, the
 drawn segments against the challenge where it is told, then the replay is run. It does not ask the chain: that the
 order's signer is the job's verifier, the commit's signer the wallet's delegate, and the block hash that block's, is
@@ -23,15 +26,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
 
-from cloudlinkup.training.architectures import parameter_count
+from cloudlinkup.training.architectures import frozen_tensors, parameter_count
 from cloudlinkup.training.data import MAX_PARTITION, pack_partition, unpack_partition
+from cloudlinkup.training.frozen import file_hash, open_frozen
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -128,8 +133,11 @@ class Recheck:
     result: ReplayResult | None = None
 
 
-def recheck(folder: Path) -> Recheck:
-    """Runs the evidence again. Raises ValueError or OSError when files are missing or are no evidence at all."""
+def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
+    """Runs the evidence again. `frozen`: the file of what is not trained, where the spec names one.
+
+    Raises ValueError or OSError when files are missing or are no evidence at all.
+    """
     told = json.loads(_read(folder / "result.json", MAX_DOCUMENT))
     if not isinstance(told, dict) or told.get("version") != 1:
         raise ValueError("result.json is no evidence of version 1")
@@ -138,6 +146,7 @@ def recheck(folder: Path) -> Recheck:
     spec_bytes = _read(folder / "spec.json", MAX_DOCUMENT)
     spec = TrainingSpec.from_bytes(spec_bytes)
     count = parameter_count(spec)
+    base = _frozen(spec, frozen)
     weights = _read(folder / "weights.bin", 4 * count)
     packed = _read(folder / "partition.safetensors", MAX_PARTITION)
     upload = _optional(folder / "upload.bin", encoded_size(count))
@@ -181,6 +190,7 @@ def recheck(folder: Path) -> Recheck:
     states = {kind: _states(folder, kind, state_size(count)) for kind in ("before", "after")}
     published = np.frombuffer(weights, "<f4").astype(np.float32)
     case = Case(spec, work, published, features, targets, claim, drawn, upload, states["before"], states["after"])
+    case = replace(case, frozen=base)
     if (within := told.get("tolerance")) is not None:
         facts.append(f"compared within {float(within):.3g} of a segment's movement, as of another device class")
         result = replay_within(case, float(within))
@@ -194,6 +204,14 @@ def recheck(folder: Path) -> Recheck:
         facts.append(f"the replay misses: {json.dumps(asdict(result.miss))}")
         problems += _forgeable(result.miss, upload, claim.upload_hash)
     return Recheck(not problems, tuple(problems), tuple(facts), result)
+
+
+def _frozen(spec: TrainingSpec, path: Path | None) -> FrozenWeights | None:
+    if spec.frozen is None:
+        return None
+    if path is None or file_hash(path) != spec.frozen:
+        raise ValueError(f"the replay needs the weights that are not trained, the file with SHA-256 {spec.frozen}")
+    return open_frozen(path, frozen_tensors(spec))
 
 
 def _forgeable(miss: Miss, upload: bytes | None, committed: bytes) -> list[str]:
@@ -278,8 +296,10 @@ def main(arguments: list[str] | None = None) -> int:
     """0: confirmed. 1: not confirmed. 2: not evidence."""
     parser = argparse.ArgumentParser(prog="python -m cloudlinkup.verify.evidence", description="Runs evidence again.")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--frozen", type=Path, help="the safetensors file of what is not trained")
+    told = parser.parse_args(arguments)
     try:
-        found = recheck(parser.parse_args(arguments).folder)
+        found = recheck(told.folder, told.frozen)
     except (ValueError, TypeError, KeyError, OSError) as error:
         print(f"not evidence: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner, read_state
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -117,7 +118,8 @@ class Case:
 
     published: flat fp32 weights whose hash stands in the order. features, targets: the contributor's partition.
     drawn: 1-based segments. before_states, after_states: opened states by drawn segment; without a before-state the
-    replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn.
+    replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn. frozen:
+    the tensors that are not trained, where the spec names a file of them.
     """
 
     spec: TrainingSpec
@@ -130,6 +132,7 @@ class Case:
     upload: bytes | None = None
     before_states: Mapping[int, bytes] = field(default_factory=dict)
     after_states: Mapping[int, bytes] = field(default_factory=dict)
+    frozen: FrozenWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,14 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
     elif drawn:
         runner = SegmentRunner(
-            case.spec, case.work, case.published, case.features, case.targets, threads=threads, device=device
+            case.spec,
+            case.work,
+            case.published,
+            case.features,
+            case.targets,
+            threads=threads,
+            device=device,
+            frozen=case.frozen,
         )
         compare = _compare_leaves if claim.leaves else _compare_root
         miss = compare(runner, case, drawn, checked)

@@ -58,7 +58,14 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
     else:
         runner = SegmentRunner(
-            case.spec, case.work, case.published, case.features, case.targets, threads=threads, device=device
+            case.spec,
+            case.work,
+            case.published,
+            case.features,
+            case.targets,
+            threads=threads,
+            device=device,
+            frozen=case.frozen,
         )
         for segment in drawn:
             miss = _segment_miss(runner, case, segment, tolerance, checked)

@@ -12,14 +12,17 @@ The kinds, their bodies and replies:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cloudlinkup.wire.messages import U16, U32, Hex32, Signed
 from cloudlinkup.wire.packed import Packed
 
 MAX_BODY = 512 * 1024  # bytes of one call body or reply; blobs are not in it
+
+ACK_SECONDS = 30.0  # to fetch and check an order's inputs
+FROZEN_SPEED = 1e6  # bytes a second at which weights that are not trained must arrive at least
 
 CallKind = Literal["describe", "train", "challenge", "finish"]
 
@@ -44,13 +47,29 @@ class WeightsRef(Packed):
 
 
 class TrainCall(Packed):
-    """An order and what it refers to. `spec` is the TrainingSpec's canonical JSON; `salt` belongs to partition_hash."""
+    """An order and what it refers to. `spec` is the TrainingSpec's canonical JSON; `salt` belongs to partition_hash.
+
+    `frozen`: the safetensors file of what is not trained, whose hash the spec names; sent to each contributor once.
+    """
 
     order: Signed
     spec: Annotated[bytes, Field(max_length=64 * 1024)]
     partition: BlobRef
     salt: Annotated[bytes, Field(min_length=16, max_length=16)]
     weights: WeightsRef
+    frozen: BlobRef | None = None  # left out where there is none, so that the other side may be of an earlier version
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = handler(self)
+        if self.frozen is None:
+            document.pop("frozen", None)
+        return document
+
+    @property
+    def ack_seconds(self) -> float:
+        """From the order to Ack or BadShard, at most: longer where a large file has to be fetched and looked at."""
+        return ACK_SECONDS if self.frozen is None else 3 * ACK_SECONDS + self.frozen.size / FROZEN_SPEED
 
 
 class TrainReply(Packed):

@@ -86,6 +86,6 @@ def seal_context(direction: str, job_id: str, recipient: str, *rest: Field) -> b
     """HPKE's `info` for a blob's key: a key sealed for one place in the protocol opens in no other.
 
     `recipient` is the hex X25519 key it is sealed to. `rest` by direction: "data": partition hash; "weights": round,
-    seat, attempt; "update": round, seat, attempt; "opening": round, seat, attempt, segment.
+    seat, attempt; "frozen": the file's SHA-256; "update": round, seat, attempt; "opening": these and the segment.
     """
     return digest("seal", direction, job_id, recipient, *rest)

@@ -94,11 +94,12 @@ class Hello(Document):
     ask_per: AskPer = "hour"
     reserve: U64 | None = None  # in the ask's unit: taken where a budget does not reach the asks
     windows: Annotated[tuple[tuple[Minute, Minute], ...], Field(max_length=MOST_WINDOWS)] = ()  # of a day, UTC
+    extras: Annotated[tuple[Short, ...], Field(max_length=8)] = ()  # optional parts that are installed, with versions
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document = handler(self)
-        for name in ("ask_per", "reserve", "windows"):
+        for name in ("ask_per", "reserve", "windows", "extras"):
             if getattr(self, name) == type(self).model_fields[name].default:
                 document.pop(name, None)
         return document

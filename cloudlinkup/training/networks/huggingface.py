@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cloudlinkup.training import caps
 from cloudlinkup.training.networks import huggingface_config as hub
 from cloudlinkup.training.networks.kind import FrozenWeights, TensorLayout, fields, whole
 from cloudlinkup.training.spec import TrainingSpec
@@ -50,11 +51,6 @@ def extra() -> str | None:
         return None
 
 
-def load_libraries() -> None:
-    """Imports them, which takes seconds the first time. Raises MissingExtra."""
-    _libraries()
-
-
 def _libraries() -> tuple[Any, Any]:
     try:
         import peft
@@ -76,7 +72,11 @@ class HuggingFace:
             raise ValueError("model.config must be in canonical form")
         if config["vocab_size"] != spec.outputs:
             raise ValueError(f"outputs must be model.config.vocab_size, {config['vocab_size']}")
-        whole("inputs", spec.inputs, 1, hub.length(config))
+        whole("inputs", spec.inputs, 1, min(hub.length(config), caps.CONTEXT))
+        if (kept := self.activations(spec)) > caps.ACTIVATIONS:
+            raise ValueError(
+                f"inputs: a window takes {kept} numbers of activations, over {caps.ACTIVATIONS}: shorten it"
+            )
         if spec.model["lora"] is not None:
             check_lora(spec.model["lora"], config)
 
@@ -122,6 +122,9 @@ class HuggingFace:
         if (found := extra()) is None:
             raise MissingExtra
         return found
+
+    def load(self) -> None:
+        _libraries()
 
     def empty(self, spec: TrainingSpec) -> torch.nn.Module:
         return _wrap(_on_meta(spec.model["config"], spec.model["lora"], {})[0])

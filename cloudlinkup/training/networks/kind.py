@@ -77,6 +77,10 @@ class Pretrained(Protocol):
         """What it needs beside torch, with the versions installed here. Raises ValueError where that is missing."""
         ...
 
+    def load(self) -> None:
+        """Imports that, which may take seconds the first time. Raises ValueError where it is missing."""
+        ...
+
     def empty(self, spec: TrainingSpec) -> torch.nn.Module:
         """The network on torch's meta device: shapes without storage, and without the base's weights."""
         ...
