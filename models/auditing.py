@@ -80,4 +80,6 @@ def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> 
     for seat in first.seats:
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=True, small=small), 1)
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=False, small=small), plan.rounds - 1)
+    if plan.newcomer is not None:
+        total = total.plus(shard_cost(plan.newcomer_segments, costs, size, first=True, small=small), 1)
     return total

@@ -67,13 +67,21 @@ class JobPlan(Frozen):
     seats: tuple[PlannedSeat, ...]
     racers: tuple[PlannedSeat, ...] = ()  # have a place in the pilot too, and after it only if they are better
     pilot_segments: int = 0  # of each seat in the pilot; 0: round 1 is like any other
+    newcomer: PlannedSeat | None = None  # has one shard, that somebody known does too (models/newcomer)
+    newcomer_segments: int = 0  # of that shard, at most
+    known: tuple[int, ...] = ()  # seats that it may be a duplicate of
     predictor: str
     version: str
 
     @property
     def everybody(self) -> tuple[PlannedSeat, ...]:
         """Who has a seat on chain from the start, by number."""
-        return (*self.seats, *self.racers)
+        return (*self.seats, *self.racers, *([self.newcomer] if self.newcomer else []))
+
+    @property
+    def newcomer_steps(self) -> int:
+        """Most steps that are done twice, and paid twice."""
+        return self.newcomer_segments * self.segment_steps
 
     @property
     def unmeasured_steps(self) -> int:
@@ -97,6 +105,7 @@ class SeatRound(Frozen):
     seat: int
     agent: str
     trial: int | None = None  # the training of its own that it goes on with (models/trials)
+    twin: int | None = None  # the seat whose rows it trains on as well, without being counted (models/newcomer)
     max_segments: int
     segment_steps: int
     progress_from: int

@@ -32,6 +32,7 @@ from cloudlinkup.types import U64_MAX, Frozen, format_tokens
 from models.allocator import water_fill
 from models.auditing import audit_cost
 from models.facts import Candidate, JobFacts, Limits
+from models.newcomer import add_newcomer, racing
 from models.plan import JobPlan, RoundPlan, plan_job, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
@@ -110,7 +111,7 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
     first = plan_round(plan, 1, plan.total_steps, plan.predictions)
     audit = audit_cost(plan, job, first)
     fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit.seconds
-    steps_cost = plan.total_steps * plan.price
+    steps_cost = (plan.total_steps + plan.newcomer_steps) * plan.price
     p50, p90 = (fixed + _training(plan, chosen, fixed, high=high) for high in (False, True))
     if p90 == inf:
         return None
@@ -133,11 +134,24 @@ def _training(plan: JobPlan, chosen: Sequence[Ranked], fixed: float, *, high: bo
     return inf if caps.sum() < plan.total_steps else water_fill(plan.total_steps, speeds, caps).makespan
 
 
-def _spares(inputs: QuoteInputs, selection: Selection, group: Sequence[Ranked]) -> list[tuple[Ranked, ...]]:
-    """Who may race with the group: those left over where all places are taken; nobody in a search, which has waves."""
-    if inputs.search is not None or len(group) < len(selection.chosen) or not selection.spare:
-        return [()]
-    return [selection.spare, ()]
+def _plans(inputs: QuoteInputs, selection: Selection, group: Sequence[Ranked], predictor: Predictor) -> list[JobPlan]:
+    """The plans of one group, those first that do more than the job needs: with those left over racing for its places
+    where all are taken, and with a newcomer's shard. Neither in a search, which has waves."""
+
+    def plan(spare: tuple[Ranked, ...]) -> JobPlan:
+        return plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version, spare=spare)
+
+    if inputs.search is not None:
+        return [plan(())]
+    racers = racing(group, selection.spare) if len(group) == len(selection.chosen) else ()
+    spares = [racers, ()] if racers else [()]
+    found: list[JobPlan] = []
+    for spare in spares:
+        alone = plan(spare)
+        more = add_newcomer(alone, group, spare, selection.newcomers)
+        # who wants the least money does not pay for a newcomer
+        found += [more, alone] if more is not alone and inputs.goal != "cheapest" else [alone]
+    return found
 
 
 def sizes(most: int) -> list[int]:
@@ -167,13 +181,12 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
         if (key := frozenset(r.candidate.agent for r in group)) in seen:
             continue
         seen.add(key)
-        for spare in _spares(inputs, selection, group):
-            plan = plan_job(inputs.job, group, predictor=predictor.name, version=predictor.version, spare=spare)
+        for plan in _plans(inputs, selection, group, predictor):
             if (numbers := figures(plan, group, inputs.job, inputs.limits)) is None:
                 continue
             found.append((plan, numbers, group))
             if numbers.hard_cap <= inputs.limits.budget or inputs.goal in ("deadline", "cheapest"):
-                break  # without the race only where the budget cannot hold its pilots
+                break  # without race and newcomer only where the budget cannot hold them
     return found
 
 

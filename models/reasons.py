@@ -58,13 +58,29 @@ def reasons(selection: Selection, plan: JobPlan, group: Sequence[Ranked]) -> tup
         for r in selection.chosen
         if r.candidate.agent not in taken
     ]
-    lines += [f"{r.agent[:8]} does not take part: {r.reason}" for r in selection.refused]
+    racers = {s.agent for s in plan.racers}
+    lines += [f"{s.agent[:8]} races for a place in the pilot, of {plan.pilot_segments} segments" for s in plan.racers]
+    lines += _newcomer(plan)
+    others = [
+        r for r in selection.refused if r.agent not in racers and (not plan.newcomer or r.agent != plan.newcomer.agent)
+    ]
+    lines += [f"{r.agent[:8]} does not take part: {r.reason}" for r in others]
     dearest = max(plan.seats, key=lambda s: s.ask)
     lines.append(
         f"{plan.price} base units per verified step for everybody: the highest ask per step among those taken"
         f" ({dearest.agent[:8]})"
     )
     return tuple(lines)
+
+
+def _newcomer(plan: JobPlan) -> list[str]:
+    if plan.newcomer is None:
+        return []
+    part = 100 * plan.newcomer_steps / plan.total_steps
+    return [
+        f"{plan.newcomer.agent[:8]} is new and does one shard that somebody known does as well: at most"
+        f" {plan.newcomer_steps} steps ({part:.1f}% of the job) are paid twice, and the model does not depend on it"
+    ]
 
 
 def _standing(entry: Ranked) -> str:

@@ -7,7 +7,7 @@ the contributor's record, so a newcomer is neither refused nor trusted.
 How many of them take part is also a question of quality: more contributors at equal samples mean fewer sequential
 steps and a worse model (measured at 4,000 steps: 92.8% with 4 contributors, 84.2% with 16, 67.7% with 64), so each
 must get at least `LEAST_STEPS` steps on average. Not here: the paid race between candidates (`race`), and
-duplicated work.
+the shard of a newcomer (`newcomer`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THIN_STEPS = (
     250  # below this the quote warns: 1,000 steps over 4 contributors cost nothing on digits, less was not tried
 )
 DEAR = 3.0  # times the median ask per step: one outlier would set the uniform price for everybody
-NEWCOMER = 3  # rounds on record below which somebody is new; from four seats on, the last one is a newcomer's
+NEWCOMER = 3  # rounds on record below which somebody is new
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Selection:
-    """`chosen` best first; `refused` everybody else; `spare` those of them who may race for a place, best first."""
+    """`chosen` best first; `refused` everybody else; `spare` those of them who may race for a place, and `newcomers`
+    those who are new, both best first."""
 
     chosen: tuple[Ranked, ...]
     refused: tuple[Refused, ...]
     spare: tuple[Ranked, ...] = ()
+    newcomers: tuple[Ranked, ...] = ()
 
 
 def lower_bound(good: float, bad: float) -> float:
@@ -130,9 +132,10 @@ def select(
         ranked = [r for r in ranked if r.ask <= most_ask]
     chosen: list[Ranked] = []
     spare: list[Ranked] = []
+    newcomers: list[Ranked] = []
     wallets: set[str] = set()
     most = most_contributors(job.steps, limits)
-    for entry in _with_newcomer(ranked, most):
+    for entry in ranked:
         if entry.candidate.wallet in wallets:
             refused.append(Refused(entry.candidate.agent, "another agent of the same wallet has the seat"))
             continue
@@ -142,21 +145,12 @@ def select(
             continue
         if len(spare) < most:
             spare.append(entry)
+        if is_new(entry):
+            newcomers.append(entry)
         if most < limits.max_contributors:
             refused.append(
                 Refused(entry.candidate.agent, f"the job has too few steps for more than {most} contributors")
             )
         else:
             refused.append(Refused(entry.candidate.agent, f"{most} others cost less per valid on-time step"))
-    return Selection(tuple(chosen), tuple(refused), tuple(spare))
-
-
-def _with_newcomer(ranked: list[Ranked], most: int) -> list[Ranked]:
-    """From four places on, the last is a newcomer's where nobody else chosen is one."""
-    if most < 4 or len(ranked) <= most or any(is_new(r) for r in ranked[:most]):
-        return ranked
-    newcomer = next((r for r in ranked[most:] if is_new(r)), None)
-    if newcomer is None:
-        return ranked
-    rest = [r for r in ranked if r is not newcomer]
-    return [*rest[: most - 1], newcomer, *rest[most - 1 :]]
+    return Selection(tuple(chosen), tuple(refused), tuple(spare), tuple(newcomers))

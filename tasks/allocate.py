@@ -33,6 +33,9 @@ async def allocate(run: Run) -> None:
         quote = await _quote(run, peers)
         _keep_quote(run, quote)
         run.state.seats = [new_seat(place, peers[place.agent]) for place in quote.plan.everybody]
+        if (newcomer := quote.plan.newcomer) is not None:
+            seat = run.state.seat(newcomer.seat)
+            seat.dropped, seat.state = True, "idle"
         run.save("lock")
     run.event(
         "allocated",

@@ -31,6 +31,7 @@ from models.auditing import OPENING_BYTES_A_SECOND, OPENING_LATENCY
 from models.correction import Correction
 from tasks.calibrated import tolerance
 from tasks.context import Run
+from tasks.newcomer import rows_of
 from tasks.orders import open_blob, read_order, update_name
 from tasks.rounds import partition_rows
 from tasks.segment import stored_facts
@@ -38,7 +39,6 @@ from tasks.state import Entry, RoundState, Seat
 from tasks.subject import partition, subject, trial_rows
 
 CALL_DEADLINE = 30.0
-AT_ONCE = 2  # replays side by side
 OPEN_AT_ONCE = 8  # segments of one challenge, by the protocol
 
 Finish = Literal["done", "rejected", "released"]
@@ -99,7 +99,7 @@ async def audit_shard(
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'states are missing'}", risk=at.why)
     case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
     case = replace(case, after_states=after)
-    result = talk.ran(await _replay(case, within))
+    result = talk.ran(await _replay(run, case, within))
     if not result.accepted:
         result, case = await _second_look(run, talk, case, result, within)
     if result.accepted:
@@ -240,7 +240,7 @@ def _case(
     before: Mapping[int, bytes],
 ) -> Case:
     of = subject(run, entry.trial)
-    features, targets = partition_rows(run, seat) if entry.trial is None else trial_rows(run, entry.trial)
+    features, targets = partition_rows(run, rows_of(entry)) if entry.trial is None else trial_rows(run, entry.trial)
     return Case(
         spec=of.spec,
         work=shard_work(order),
@@ -261,11 +261,8 @@ def _case(
     )
 
 
-_slots = asyncio.Semaphore(AT_ONCE)
-
-
-async def _replay(case: Case, within: float | None, threads: int = 1) -> ReplayResult:
-    async with _slots:
+async def _replay(run: Run, case: Case, within: float | None, threads: int = 1) -> ReplayResult:
+    async with run.replays:
         if within is None:
             return await asyncio.to_thread(replay, case, threads=threads)
         return await asyncio.to_thread(replay_within, case, within, threads=threads)
@@ -276,7 +273,7 @@ async def _second_look(
 ) -> tuple[ReplayResult, Case]:
     """Once more with another thread setting; and the committed after-state, which says how far off it is."""
     if within is not None:  # both states are here already
-        other = talk.ran(await _replay(case, within, threads=2))
+        other = talk.ran(await _replay(run, case, within, threads=2))
         return (other if other.accepted else first), case
     missed = first.miss.segment if first.miss else 0
     if missed and case.claim.leaves:
@@ -286,7 +283,7 @@ async def _second_look(
                 case = replace(case, after_states={missed: states[missed]})
         except (ClusterError, ProtocolError) as error:
             run.log.info("no_after_state", seat=talk.entry.seat, why=str(error)[:120])
-    async with _slots:
+    async with run.replays:
         return talk.ran(await asyncio.to_thread(second_replay, case, first)), case
 
 

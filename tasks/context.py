@@ -6,6 +6,7 @@ arrays and sockets. Nothing of it is ever a Prefect parameter, result or log lin
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from cloudlinkup.training.outer import Published
     from models.plan import RoundPlan
     from tasks.subject import Subject
+
+AT_ONCE = 2  # replays side by side
 
 
 class Run:
@@ -79,6 +82,7 @@ class Run:
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
         self.decimals = 0
+        self.replays = asyncio.Semaphore(AT_ONCE)
 
     # ---------------------------------------------------------------- memory
 

@@ -66,7 +66,7 @@ async def decide(
     run.save()
     run.event("raced", kept=list(kept.kept), dropped=list(kept.dropped), by=kept.by)
     for seat in run.state.seats:
-        if seat.dropped and seat.agent in peers:
+        if seat.dropped and seat.attempts and seat.agent in peers:
             await tell_finished(run, seat, "released")
     return True
 
@@ -87,15 +87,16 @@ async def _racers(run: Run) -> list[Racer]:
 
 
 def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
-    """Free places go first to those that raced and were not kept, the fastest that were measured first.
+    """Free places go first to those that raced and were not kept, or had a newcomer's shard, the fastest first.
 
     Who was lost after the race waits with them, so that nobody comes back to a place that is taken.
     """
-    if run.state.raced != "kept":
-        return
+    raced = run.state.raced == "kept"
     for seat in run.state.seats:
-        seat.dropped = seat.dropped or seat.state == "lost"
-    waiting = [s for s in run.state.seats if s.dropped and s.faults < MOST_FAULTS]
+        seat.dropped = seat.dropped or (raced and seat.state == "lost")
+    # without a race there is only the newcomer, once it is measured
+    waiting = [s for s in run.state.seats if s.dropped and (raced or s.accepted)]
+    waiting = [s for s in waiting if s.state != "rejected" and s.faults < MOST_FAULTS]
     waiting = [s for s in waiting if s.agent in peers and peers[s.agent].fits(s)]
     waiting.sort(key=lambda s: (not s.accepted, Correction(**s.belief).mean, s.seat))
     for seat in waiting[: max(0, places - len(run.state.active()))]:

@@ -20,6 +20,7 @@ from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
 from tasks.context import Run
 from tasks.drift import look_for_drift
+from tasks.newcomer import one_of_each
 from tasks.orders import read_order, update_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
@@ -84,7 +85,7 @@ async def _count(run: Run, round_: RoundState) -> None:
 def _advance(run: Run, round_: RoundState) -> None:
     """The next generation of weights, from the accepted updates weighted by verified steps."""
     published, step = run.weights, int(run.state.plan["segment_steps"])
-    taken = [entry for entry in round_.entries if entry.outcome == "accepted"]
+    taken = one_of_each([entry for entry in round_.entries if entry.outcome == "accepted"])
     if taken:
         size = published.weights.size
         updates = {

@@ -30,6 +30,7 @@ from tasks.awards import carried
 from tasks.calibrated import replay_classes
 from tasks.context import Run
 from tasks.escrow import write_seats
+from tasks.newcomer import add_shard
 from tasks.peers import Peer, connected
 from tasks.planning import candidates, limits
 from tasks.race import MOST_FAULTS, decide, in_pilot, revive, tell_estimate
@@ -90,7 +91,8 @@ async def _plan(run: Run, plan: JobPlan, job: Job, remaining: int, peers: dict[s
         if pilot:
             run.plan = plan_pilot(plan, number, remaining, beliefs, most_steps=most)
         else:
-            run.plan = _plan_round(run, plan, number, remaining, beliefs, most, peers)
+            split = _plan_round(run, plan, number, remaining, beliefs, most, peers)
+            run.plan = add_shard(run, plan, split, peers, _steps_left(run, job) - remaining)
     else:
         run.plan = plan_trials(run, plan, number, beliefs, most)
         if run.plan is None:
@@ -335,8 +337,8 @@ async def _seal(run: Run, plain: bytes, rows: int, which: str) -> Partition:
     )
 
 
-def partition_rows(run: Run, seat: Seat) -> tuple[np.ndarray, np.ndarray]:
-    """(features, targets) that `seat` holds: what the audit replays on."""
+def partition_rows(run: Run, seat: int) -> tuple[np.ndarray, np.ndarray]:
+    """(features, targets) that seat number `seat` holds: what the audit replays on."""
     held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
-    rows = np.flatnonzero(held == seat.seat)
+    rows = np.flatnonzero(held == seat)
     return run.data.features[rows], run.data.targets[rows]

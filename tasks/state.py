@@ -49,7 +49,7 @@ class Seat(Kept):
     belief: dict[str, Any]  # models.correction.Correction of this job, as JSON
     rounds_done: int = 0
     attempts: int = 0  # orders ever signed for this seat
-    dropped: bool = False  # it took part in the pilot and was not kept
+    dropped: bool = False  # it took part in the pilot and was not kept, or is the job's newcomer: it has no place
     transfer: float = 0.0  # seconds from its last order to the Ack
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
     unopened: int = 0  # rounds that it committed to and then did not open
@@ -173,6 +173,7 @@ class Entry(Kept):
     attempt: int
     trial: int | None = None  # of a job with `search`
     start: Start | None = None  # then, the trial's; else the round's
+    twin: int | None = None  # of a newcomer's shard: the seat whose rows it is of (tasks/newcomer)
     order: Signed
     snapshot: bool
     max_segments: int

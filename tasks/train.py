@@ -14,6 +14,7 @@ from cloudlinkup.wire.hashes import sha256
 from models.plan import RoundPlan, SeatRound
 from tasks.awards import carried, read_job
 from tasks.context import Run
+from tasks.newcomer import share_rows
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
 from tasks.state import Entry, RoundState, Seat, Start
@@ -53,6 +54,8 @@ async def _begin(run: Run, plan: RoundPlan) -> None:
     round_ = RoundState(round=plan.round, secret=secrets.token_hex(32), **common.model_dump())
     seats = {seat.seat: seat for seat in run.state.seats}
     for place in plan.seats:
+        if place.twin is not None:
+            share_rows(run, seats[place.seat], place.twin)
         start = None if place.trial is None else await _publish(run, subject(run, place.trial))
         round_.entries.append(_entry(run, round_, seats[place.seat], place, start))
     run.state.round_began = time.time()
@@ -102,6 +105,7 @@ def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound, start: St
         attempt=seat.attempts,
         trial=place.trial,
         start=start,
+        twin=place.twin,
         order=order,
         snapshot=not ((start or round_).delta_blob and has_base),
         max_segments=place.max_segments,

@@ -45,10 +45,10 @@ def test_the_chosen_are_those_of_the_full_comparison(
     bounds, predictor = limits.model_copy(update={"max_contributors": 16}), Predictor.rank1()
     short = shortlist.shortlist(job, crowd, bounds)
     assert len(short) == shortlist.FULL and set(short) <= set(crowd)
-    ours = select(job, short, predictor.predict(job, short), bounds).chosen
-    full = select(job, crowd, predictor.predict(job, crowd), bounds).chosen
-    assert [r.candidate.agent for r in ours] == [r.candidate.agent for r in full]
-    assert any(is_new(r) for r in ours)
+    ours = select(job, short, predictor.predict(job, short), bounds)
+    full = select(job, crowd, predictor.predict(job, crowd), bounds)
+    assert [r.candidate.agent for r in ours.chosen] == [r.candidate.agent for r in full.chosen]
+    assert ours.newcomers[0].candidate.agent == full.newcomers[0].candidate.agent and is_new(ours.newcomers[0])
 
 
 def test_who_cannot_take_part_takes_no_place(job: JobFacts, limits: Limits, crowd: tuple[Candidate, ...]) -> None:

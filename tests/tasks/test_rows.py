@@ -112,7 +112,7 @@ async def test_only_a_changed_partition_is_sealed_again(rig: Rig) -> None:
     _assign_rows(run)
     await _seal_partitions(run)
     assert sealed()[0] != first[0]
-    features, targets = partition_rows(run, run.state.seats[0])
+    features, targets = partition_rows(run, 0)
     assert len(features) == len(targets) == len(run.data.features)
 
 
@@ -125,7 +125,7 @@ def test_the_audit_replays_on_the_rows_that_were_handed_out(rig: Rig) -> None:
     held = deal(run)
     everything = np.zeros(len(held), int)
     for seat in run.state.active():
-        features, _ = partition_rows(run, seat)
+        features, _ = partition_rows(run, seat.seat)
         rows = sorted(held_by(seat, held))
         assert (features == run.data.features[rows]).all()
         everything[rows] += 1
