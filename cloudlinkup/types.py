@@ -190,6 +190,7 @@ class Ensemble(Frozen):
     deliver: Which = "blend"
 
 
+JobGoal = Literal["deadline", "budget", "cheapest"]
 Search = Annotated[GridSearch | RandomSearch | Folds | Ensemble, Field(discriminator="kind")]
 
 
@@ -198,6 +199,8 @@ class JobSpec(Frozen):
 
     With `search`, the job is several independent trainings, each of `train.samples` samples.
     `metric`: what it is judged by, by default the task's own (docs/data.md).
+    `goal`: which of the plans that keep both budget and deadline is run: the cheapest ("deadline"), the fastest
+    ("budget"), or the one of the least money ("cheapest"); by default the one with the most contributors.
     """
 
     version: Literal[1]
@@ -208,6 +211,7 @@ class JobSpec(Frozen):
     contributors: ContributorsSpec = ContributorsSpec()
     search: Search | None = None
     metric: Literal["accuracy", "f1", "auc", "r2", "perplexity"] | None = None
+    goal: JobGoal | None = None
     budget: str
     deadline: datetime
 

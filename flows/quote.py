@@ -25,11 +25,11 @@ from tasks.quoted import remember_quoted
 from tasks.trials import plan_search
 
 
-async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = None) -> Quote:
+async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | None = None) -> Quote:
     """What `job` would take and cost with the contributors that are connected now.
 
-    `goal`: see `models.quote`; "both" is what submitting it gets. `own_hourly`: tokens that an hour of the client's own
-    machine costs it.
+    `goal`: see `models.quote`; None is what submitting it gets, by its own goal. `own_hourly`: tokens that an hour of
+    the client's own machine costs it.
 
     Raises BadInput (data, model, budget, deadline), NoContributors, Unavailable.
     """
@@ -66,7 +66,9 @@ async def quote_job(job: JobSpec, goal: Goal = "both", own_hourly: str | None = 
         if own_hourly is not None:
             bounds = bounds.model_copy(update={"own_hourly": parse_tokens(own_hourly, decimals, "--own-hourly")})
         found = await candidates(peers.values(), settings.home, settings.owner or "")
-    return await asyncio.to_thread(make_quote, facts, found, bounds, settings.home, goal, work)
+    return await asyncio.to_thread(
+        make_quote, facts, found, bounds, settings.home, goal or job.goal or "both", work, submitted=goal is None
+    )
 
 
 def replay_quote(path: Path) -> Quote:

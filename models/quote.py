@@ -13,6 +13,8 @@ Who takes part follows from what the client wants (`QuoteInputs.goal`):
     budget    the fastest that keeps the budget, whatever the deadline says
     cheapest  the least money, whatever either says
 
+Where a job is submitted with a goal, both bind, and the goal chooses among the plans that keep both.
+
 Contributors that name a reserve are asked for it only where the budget would not hold at the asks.
 
 A quote is a pure function of its inputs and a predictor, and carries both (`Quote.inputs`, predictor and version), so
@@ -53,7 +55,16 @@ class QuoteInputs(Frozen):
     candidates: tuple[Candidate, ...]
     limits: Limits
     goal: Goal = "both"
+    submitted: bool = False  # then budget and deadline bind, whatever the goal: nobody is asked in between
     search: SearchWork | None = None  # then `job` is as many steps of the costliest training
+
+    @property
+    def deadline_binds(self) -> bool:
+        return self.submitted or self.goal in ("both", "deadline")
+
+    @property
+    def budget_binds(self) -> bool:
+        return self.submitted or self.goal in ("both", "budget")
 
 
 class Figures(Frozen):
@@ -185,7 +196,7 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
             if (numbers := figures(plan, group, inputs.job, inputs.limits)) is None:
                 continue
             found.append((plan, numbers, group))
-            if numbers.hard_cap <= inputs.limits.budget or inputs.goal in ("deadline", "cheapest"):
+            if numbers.hard_cap <= inputs.limits.budget or not inputs.budget_binds:
                 break  # without race and newcomer only where the budget cannot hold them
     return found
 
@@ -225,7 +236,7 @@ def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Qu
     if not selection.chosen:
         raise NoContributors(nobody(job, candidates, selection))
     found = options(inputs, selection, predictor)
-    plan, f, group = _choose(found, inputs.goal, limits)
+    plan, f, group = _choose(found, inputs, limits)
     single = job.steps * job.profile.step_seconds(job.batch)
     return Quote(
         seconds_p50=f.seconds_p50,
@@ -252,8 +263,8 @@ def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Qu
     )
 
 
-def _choose(found: Sequence[Option], goal: Goal, limits: Limits) -> Option:
-    possible = list(found)
+def _choose(found: Sequence[Option], inputs: QuoteInputs, limits: Limits) -> Option:
+    goal, possible = inputs.goal, list(found)
     if not possible:
         raise BadInput(
             "deadline",
@@ -261,7 +272,7 @@ def _choose(found: Sequence[Option], goal: Goal, limits: Limits) -> Option:
             "the contributors' hours end before the job would",
             "submit it when their hours begin, or take fewer samples",
         )
-    if goal in ("both", "deadline"):
+    if inputs.deadline_binds:
         best = min(f.seconds_p90 for _, f, _ in possible)
         possible = [option for option in possible if option[1].seconds_p90 <= limits.deadline_seconds]
         if not possible:
@@ -271,7 +282,7 @@ def _choose(found: Sequence[Option], goal: Goal, limits: Limits) -> Option:
                 f"the job is done in {best:.0f} s with 90% confidence",
                 f"allow at least {best:.0f} s from now, take fewer samples, or allow more contributors",
             )
-    if goal in ("both", "budget"):
+    if inputs.budget_binds:
         least = min(f.hard_cap for _, f, _ in possible)
         possible = [option for option in possible if option[1].hard_cap <= limits.budget]
         if not possible:

@@ -39,14 +39,14 @@ def for_search(quote: Quote, work: SearchWork) -> Quote:
     audit = min(total, 2 * shards * work.segment) * step
     fixed = [limits.setup_seconds + found.waves * limits.round_seconds + audit for found in (p50, p90)]
     seconds_p50, seconds_p90 = fixed[0] + p50.seconds, fixed[1] + p90.seconds
-    if quote.inputs.goal in ("both", "deadline") and seconds_p90 > limits.deadline_seconds:
+    if quote.inputs.deadline_binds and seconds_p90 > limits.deadline_seconds:
         raise BadInput(
             "deadline",
             f"in {max(0.0, limits.deadline_seconds):.0f} s",
             f"the trainings are done in {seconds_p90:.0f} s with 90% confidence",
             f"allow at least {seconds_p90:.0f} s from now, or take fewer samples or trainings",
         )
-    if quote.inputs.goal in ("both", "budget") and hard_cap > limits.budget:
+    if quote.inputs.budget_binds and hard_cap > limits.budget:
         raise BadInput(
             "budget",
             format_tokens(limits.budget, limits.decimals),

@@ -64,7 +64,9 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
     )
     work = None if run.job.search is None else stored_search(run).work
     found = await candidates(peers.values(), run.settings.home, str(run.owner))
-    quote = await asyncio.to_thread(make_quote, facts, found, bounds, run.settings.home, search=work)
+    quote = await asyncio.to_thread(
+        make_quote, facts, found, bounds, run.settings.home, run.job.goal or "both", work, submitted=True
+    )
     run.write("quote.json", quote.model_dump_json().encode())
     return quote
 

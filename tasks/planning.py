@@ -124,10 +124,15 @@ def make_quote(
     home: Home,
     goal: Goal = "both",
     search: SearchWork | None = None,
+    *,
+    submitted: bool = False,
 ) -> Quote:
-    """The champion predictor's quote. Raises BadInput (budget, deadline) and NoContributors."""
+    """The champion predictor's quote; `submitted`: of the job as it is run, by its own goal within budget and deadline.
+
+    Raises BadInput (budget, deadline) and NoContributors.
+    """
     if search is not None:  # one training is one contributor's at a time
         most = min(bounds.max_contributors, len(search.steps))
         bounds = bounds.model_copy(update={"max_contributors": most})
-    inputs = QuoteInputs(job=facts, candidates=found, limits=bounds, goal=goal, search=search)
+    inputs = QuoteInputs(job=facts, candidates=found, limits=bounds, goal=goal, submitted=submitted, search=search)
     return quote_job(inputs, Registry(home.root / "models").champion())

@@ -1,7 +1,8 @@
 """The rows that a quote was made of: a job that was quoted here trains on those or is refused.
 
-Kept in the home by the job's own hash: a job with another deadline, budget or URI is another, and one that was never
-quoted is bound to nothing. The latest quote binds, so quoting again accepts rows that changed. No Prefect in here.
+Kept in the home by the job's own hash, but for its goal: a job with another deadline, budget or URI is another, and one
+that was never quoted is bound to nothing. The latest quote binds, so quoting again accepts rows that changed. No
+Prefect in here.
 """
 
 from __future__ import annotations
@@ -37,4 +38,4 @@ def check_quoted(home: Home, job: JobSpec, prepared: bytes) -> None:
 
 
 def _place(home: Home, job: JobSpec) -> Path:
-    return home.root / "quotes" / sha256(canonical_json(job))
+    return home.root / "quotes" / sha256(canonical_json(job.model_copy(update={"goal": None})))

@@ -10,8 +10,9 @@ import uuid
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,15 @@ def read_job(path: Path) -> JobSpec:
     return job
 
 
+GOALS = ("deadline", "budget", "cheapest")
+
+
+def check_goal(goal: str | None) -> None:
+    """Raises BadInput for what `--for` does not know."""
+    if goal is not None and goal not in GOALS:
+        raise BadInput("--for", goal, "unknown", f"use one of {', '.join(GOALS)}")
+
+
 def as_request_id(text: str | None) -> str:
     """A UUID in its usual form; a new one for None. Raises BadInput."""
     try:
@@ -63,10 +73,16 @@ def with_checked_uri(job: JobSpec, settings: Settings) -> JobSpec:
 
 
 async def submit_job(
-    path: Path, settings: Settings, request_id: str, *, watch: bool, compare: bool
+    path: Path, settings: Settings, request_id: str, *, watch: bool, compare: bool, goal: str | None = None
 ) -> tuple[dict[str, Any], float]:
-    """Submits, and follows to the end if asked. Returns the receipt or where it is, and the comparison's time."""
+    """Submits, and follows to the end if asked. Returns the receipt or where it is, and the comparison's time.
+
+    `goal`: instead of the job's own.
+    """
+    check_goal(goal)
     job = with_checked_uri(read_job(path), settings)
+    if goal is not None:
+        job = job.model_copy(update={"goal": goal})
     from cloudlinkup.cli.runs import Runs
     from cloudlinkup.cli.watching import follow
 
@@ -95,7 +111,15 @@ async def submit_job(
     return receipt, seconds
 
 
-def submit(job: Path, /, *, watch: bool = False, compare: bool = False, request_id: str | None = None) -> None:
+def submit(
+    job: Path,
+    /,
+    *,
+    watch: bool = False,
+    compare: bool = False,
+    request_id: str | None = None,
+    for_: Annotated[str | None, Parameter(name="--for")] = None,
+) -> None:
     """Submit a job; it runs in the background unless you watch it.
 
     Parameters
@@ -108,10 +132,13 @@ def submit(job: Path, /, *, watch: bool = False, compare: bool = False, request_
         Follow it, then train the same job in a plain loop on this machine and add its score to the receipt.
     request_id
         A UUID that names this request. The same id again shows, or continues, the same job and never pays twice.
+    for_
+        What of the plans within budget and deadline is run. deadline: the cheapest. budget: the fastest. cheapest: the
+        least money, without a newcomer's shard. By default the job's own goal, or the most contributors.
     """
     require_checkout()
-    settings = Settings.load()
-    document, _ = asyncio.run(submit_job(job, settings, as_request_id(request_id), watch=watch, compare=compare))
+    settings, request = Settings.load(), as_request_id(request_id)
+    document, _ = asyncio.run(submit_job(job, settings, request, watch=watch, compare=compare, goal=for_))
     terminal.result(document, lambda console: show_document(console, document))
 
 

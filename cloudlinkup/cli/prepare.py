@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from cloudlinkup.cli.jobs import read_job, with_checked_uri
+from cloudlinkup.cli.jobs import check_goal, read_job, with_checked_uri
 from cloudlinkup.cli.receipt import size
 from cloudlinkup.cli.stack import require_checkout
 from cloudlinkup.cli.terminal import terminal
@@ -99,9 +99,6 @@ def describe_table(data: Path, label: str) -> dict[str, Any]:
     }
 
 
-GOALS = ("deadline", "budget", "cheapest")
-
-
 def quote(
     job: Path | None = None,
     /,
@@ -118,15 +115,15 @@ def quote(
         A job.json, as `cloudlinkup init` writes it.
     for_
         deadline: the cheapest that keeps the deadline. budget: the fastest that keeps the budget. cheapest: the least
-        money. By default what submitting the job gets: the most contributors within both.
+        money. Each says what budget and deadline it would take. By default what submitting the job gets: the most
+        contributors within both, or the job's own goal within both.
     own_hourly
         Tokens that an hour of your own machine costs you: then the quote says when that is cheaper.
     replay
         A job's quote.json instead of a job: computes the quote again from the inputs in it, and checks that it agrees.
     """
     require_checkout()
-    if for_ is not None and for_ not in GOALS:
-        raise BadInput("--for", for_, "unknown", f"use one of {', '.join(GOALS)}")
+    check_goal(for_)
     if (job is None) == (replay is None):
         raise BadInput("job", str(job), "give a job.json, or --replay with a quote.json", "give one of the two")
     flow = importlib.import_module("flows.quote")  # named, not imported: the wheel has no planner
@@ -135,7 +132,7 @@ def quote(
     else:
         assert job is not None
         checked = with_checked_uri(read_job(job), Settings.load())  # as `submit` sends it
-        document = _as_document(asyncio.run(flow.quote_job(checked, for_ or "both", own_hourly)))
+        document = _as_document(asyncio.run(flow.quote_job(checked, for_, own_hourly)))
     terminal.result(document, lambda console: show_quote(console, document))
 
 

@@ -202,3 +202,21 @@ def test_prices_of_nothing_and_beyond_u64(job: JobFacts, limits: Limits, make_ca
     with pytest.raises(BadInput, match="no token account can hold") as caught:
         ask(job, limits.model_copy(update={"budget": U64_MAX}), [dear])
     assert caught.value.field == "budget"
+
+
+def test_submitted_with_a_goal_both_limits_bind(heavy: JobFacts, limits: Limits, market: list[Candidate]) -> None:
+    def submitted(goal: Goal, bounds: Limits) -> Quote:
+        inputs = QuoteInputs(job=heavy, candidates=tuple(market), limits=bounds, goal=goal, submitted=True)
+        return quote_job(inputs, Predictor.rank1())
+
+    cheap, fast = (submitted(goal, limits) for goal in ("cheapest", "budget"))
+    assert (len(cheap.plan.seats), len(fast.plan.seats)) == (2, 4)
+    soon = limits.model_copy(update={"deadline_seconds": (cheap.seconds_p90 + fast.seconds_p90) / 2})
+    assert submitted("cheapest", soon).plan == fast.plan, "the least money of what is in time"
+    poor = limits.model_copy(update={"budget": cheap.hard_cap})
+    assert submitted("budget", poor).plan == cheap.plan and submitted("deadline", poor).plan == cheap.plan
+    for goal in ("deadline", "budget", "cheapest"):
+        with pytest.raises(BadInput, match="budget"):
+            submitted(goal, limits.model_copy(update={"budget": 1}))
+        with pytest.raises(BadInput, match="deadline"):
+            submitted(goal, limits.model_copy(update={"deadline_seconds": 1.0}))
