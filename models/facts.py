@@ -145,6 +145,7 @@ class Limits(Frozen):
     max_contributors: Annotated[int, Field(ge=1)] = 4
     allow: tuple[str, ...] = ()  # wallets; empty: anybody
     replay_classes: tuple[str, ...] | None = None
+    by_goodput: bool = True  # they train one network together, and the client did not name each of them
     at_reserve: bool = False  # clear at what contributors take at the least, not at what they ask
     own_hourly: Annotated[int, Field(ge=0)] | None = None  # what an hour of the client's own machine costs it
     setup_seconds: Annotated[float, Field(ge=0)] = 10.0

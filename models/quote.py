@@ -209,7 +209,8 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
     """
     asked = inputs
     if inputs.search is not None:  # its waves decide about the deadline, not the rounds of a shared training
-        asked = inputs.model_copy(update={"limits": inputs.limits.model_copy(update={"deadline_seconds": inf})})
+        free = {"deadline_seconds": inf, "by_goodput": False}  # each training is one contributor's
+        asked = inputs.model_copy(update={"limits": inputs.limits.model_copy(update=free)})
     try:
         quote = _quote(asked, predictor, at_reserve=inputs.limits.at_reserve)
     except BadInput as error:
@@ -254,7 +255,15 @@ def _quote(inputs: QuoteInputs, predictor: Predictor, *, at_reserve: bool) -> Qu
         options=frontier([entry[1] for entry in found]),
         at_reserve=at_reserve,
         reasons=reasons(selection, plan, group),
-        notes=notes(job, limits, plan, predictor, inputs.goal, (f.seconds_p90, f.hard_cap, f.audit_seconds)),
+        notes=notes(
+            job,
+            limits,
+            plan,
+            predictor,
+            inputs.goal,
+            (f.seconds_p90, f.hard_cap, f.audit_seconds),
+            shared=inputs.search is None,
+        ),
         advice=advice(limits, single, f.seconds_p50, f.cost),
         predictor=predictor.name,
         version=predictor.version,

@@ -12,12 +12,14 @@ from typing import Literal
 
 from cloudlinkup.types import format_tokens
 from models.facts import Candidate, JobFacts, Limits, Prediction
+from models.goodput import efficiency
 from models.plan import JobPlan
 from models.predictor import Predictor
 from models.reputation import standing
-from models.selection import THIN_STEPS, Ranked, Selection, refusal
+from models.selection import Ranked, Selection, refusal
 
 Goal = Literal["both", "deadline", "budget", "cheapest"]
+THIN = 0.85  # of a step that counts (`goodput`), below which the quote warns
 
 
 def size(count: float) -> str:
@@ -156,8 +158,10 @@ def notes(
     predictor: Predictor,
     goal: Goal,
     numbers: tuple[float, int, float],
+    *,
+    shared: bool = True,
 ) -> tuple[str, ...]:
-    """What the client should know. `numbers`: P90 seconds, hard cap, the audit's seconds."""
+    """What the client should know. `numbers`: P90 seconds, hard cap, the audit's seconds. `shared`: one training."""
     (p90, hard_cap, audit), n = numbers, len(plan.seats)
     found = predictor.notes(job, [s.prediction for s in plan.seats])
     found.append(
@@ -173,10 +177,10 @@ def notes(
         found.append(f"submit it with a budget of at least {format_tokens(hard_cap, limits.decimals)}")
     if goal not in ("both", "deadline") and p90 > limits.deadline_seconds:
         found.append(f"submit it with a deadline of at least {p90:.0f} s from then")
-    if plan.total_steps < THIN_STEPS * n and n > 1:
+    if shared and (counts := efficiency(n, plan.total_steps)) < THIN:
         found.append(
-            f"{plan.total_steps // n} sequential steps per contributor are few: one machine may reach a better score"
-            " from the same samples"
+            f"{plan.total_steps // n} sequential steps per contributor are few, a step counts about {counts:.0%}: one"
+            " machine may reach a better score from the same samples"
         )
     if plan.dropped_steps:
         found.append(

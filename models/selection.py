@@ -5,8 +5,8 @@ a *valid on-time* step: ask per step / (on-time x valid), the last two as 5% low
 the contributor's record, so a newcomer is neither refused nor trusted.
 
 How many of them take part is also a question of quality: more contributors at equal samples mean fewer sequential
-steps and a worse model (measured at 4,000 steps: 92.8% with 4 contributors, 84.2% with 16, 67.7% with 64), so each
-must get at least `LEAST_STEPS` steps on average. Not here: the paid race between candidates (`race`), and
+steps and a worse model, so their number is capped by `goodput`, unless the client named every one of them, which is its
+own choice; each gets at least `LEAST_STEPS` steps on average. Not here: the paid race between candidates (`race`), and
 the shard of a newcomer (`newcomer`).
 """
 
@@ -19,13 +19,11 @@ from statistics import median
 from scipy.special import betaincinv
 
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
+from models.goodput import efficiency, most_useful
 from models.pricing import step_ask, unpayable
 from models.reputation import standing
 
 LEAST_STEPS = 30  # three segments of ten: fewer are not worth a seat
-THIN_STEPS = (
-    250  # below this the quote warns: 1,000 steps over 4 contributors cost nothing on digits, less was not tried
-)
 DEAR = 3.0  # times the median ask per step: one outlier would set the uniform price for everybody
 NEWCOMER = 3  # rounds on record below which somebody is new
 
@@ -71,7 +69,8 @@ def reliability(record: TrackRecord) -> float:
 
 def most_contributors(steps: int, limits: Limits) -> int:
     """How many contributors the job can use without starving each of sequential steps; at least 1."""
-    return max(1, min(limits.max_contributors, steps // LEAST_STEPS))
+    most = max(1, min(limits.max_contributors, steps // LEAST_STEPS))
+    return most_useful(steps, most) if limits.by_goodput else most
 
 
 def is_new(entry: Ranked) -> bool:
@@ -95,6 +94,17 @@ def refusal(job: JobFacts, candidate: Candidate, prediction: Prediction, limits:
             f"its hours end in {candidate.open_seconds:.0f} s" if candidate.open_seconds else "it is outside its hours"
         )
     return None
+
+
+def _too_few(steps: int, most: int, limits: Limits) -> str:
+    """Why not more than `most` take part, though the client would have them."""
+    if most == max(1, steps // LEAST_STEPS):
+        return f"the job has too few steps for more than {most} contributors"
+    more = min(limits.max_contributors, 2 * most)
+    return (
+        f"{steps} steps by more than {most} contributors teach less: by {more}, a step would count"
+        f" {efficiency(more, steps):.0%}, by {most} it counts {efficiency(most, steps):.0%} (goodput)"
+    )
 
 
 def select(
@@ -148,9 +158,7 @@ def select(
         if is_new(entry):
             newcomers.append(entry)
         if most < limits.max_contributors:
-            refused.append(
-                Refused(entry.candidate.agent, f"the job has too few steps for more than {most} contributors")
-            )
+            refused.append(Refused(entry.candidate.agent, _too_few(job.steps, most, limits)))
         else:
             refused.append(Refused(entry.candidate.agent, f"{most} others cost less per valid on-time step"))
     return Selection(tuple(chosen), tuple(refused), tuple(spare), tuple(newcomers))

@@ -113,6 +113,7 @@ def limits(
         decimals=decimals,
         max_contributors=job.contributors.max,
         allow=job.contributors.allow,
+        by_goodput=job.search is None and not 0 < len(job.contributors.allow) <= job.contributors.max,
         replay_classes=replay or (reference.device_class,),
     )
 

@@ -36,7 +36,7 @@ def spec(hidden: tuple[int, ...] = (64, 32), batch: int = 32) -> TrainingSpec:
 @pytest.fixture(scope="session")
 def job() -> JobFacts:
     profile = ReferenceProfile(overhead=1e-3, per_sample=1e-5, device_class=CLASS, probes=probes())
-    return JobFacts(features=graph_features(spec()), samples=32_000, batch=32, profile=profile)
+    return JobFacts(features=graph_features(spec()), samples=64_000, batch=32, profile=profile)
 
 
 @pytest.fixture(scope="session")

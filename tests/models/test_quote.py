@@ -31,13 +31,13 @@ def ask(job: JobFacts, limits: Limits, candidates: list[Candidate], goal: Goal =
 
 @pytest.fixture
 def heavy(job: JobFacts) -> JobFacts:
-    """A step of 3.2 s: a job of an hour on one machine."""
-    return job.model_copy(update={"profile": job.profile.model_copy(update={"per_sample": 0.1})})
+    """A step of 1.6 s: a job of an hour on one machine."""
+    return job.model_copy(update={"profile": job.profile.model_copy(update={"per_sample": 0.05})})
 
 
 @pytest.fixture
 def market(make_candidate: Make) -> list[Candidate]:
-    """Two cheap slow ones, two dear fast ones: per step 2.88 and 3.2 at full price differ by what they ask."""
+    """Two cheap slow ones, two dear fast ones: they differ in price by step as they do in what they ask an hour."""
     return [
         make_candidate(0, 2.0, ask=HOUR // 4),
         make_candidate(1, 2.0, ask=HOUR // 4),

@@ -163,11 +163,7 @@ async def test_killed_after_the_orders_it_goes_on_with_the_same_shard(market: Ri
     sent = [e.order for e in entries(market).entries]
     state, stored = run.store.state(run.request_id), run.store.rounds(run.request_id)
     assert state is not None
-    run.state, run.round, run.plan = (
-        JobState.model_validate_json(state),
-        RoundState.model_validate_json(stored[-1]),
-        None,
-    )
+    run.state, run.round = JobState.model_validate_json(state), RoundState.model_validate_json(stored[-1])
     assert await next_round(run)
     await train_round.fn(run)
     await verify_round.fn(run)
