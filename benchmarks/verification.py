@@ -43,8 +43,9 @@ from cloudlinkup.tables.prepare import Prepared, prepare
 from cloudlinkup.tables.read import read_table
 from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.quantize import encoded_size, quantise
-from cloudlinkup.training.segments import SegmentRunner, read_state, state_size
+from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import hash_state, read_state, state_size
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.calibration import Measured, Setting, measure
 from cloudlinkup.verify.challenge import draw
@@ -85,7 +86,7 @@ class Shard:
 
     def case(self, drawn: frozenset[int], *, opened: bool, after: bool = False) -> Case:
         order = self.order
-        hashes = [hashlib.sha256(state).digest() for state in self.states[1:]]
+        hashes = [hash_state(state) for state in self.states[1:]]
         uploaded = hashlib.sha256(self.upload).digest()
         leaves = tuple(shard_leaves(ORDER, WALLET, order.work.segment_steps, hashes, uploaded))
         return Case(

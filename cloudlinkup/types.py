@@ -101,6 +101,7 @@ class TrainSpec(Frozen):
     """`samples` is the total over all contributors; one optimizer step takes `batch` of them.
 
     `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
+    `rounds`: "stateless" or "kept" optimizer state between rounds (docs/rounds.md); "auto" chooses.
     `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
     """
 
@@ -110,6 +111,7 @@ class TrainSpec(Frozen):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["fp32"] = "fp32"
     class_weights: Literal["balanced"] | Weights | None = None
+    rounds: Literal["auto", "stateless", "kept"] = "auto"
     patience: Annotated[int, Field(ge=1, le=1_000)] | None = None
     min_improvement: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
 
@@ -228,6 +230,8 @@ class JobSpec(Frozen):
         train = info.data.get("train")
         if value is not None and train is not None and train.patience is not None:
             raise ValueError("a search stops hopeless trainings by halving, not by train.patience: leave one out")
+        if value is not None and train is not None and train.rounds == "kept":
+            raise ValueError('the trainings of a search change hands between rounds: leave train.rounds "auto"')
         return value
 
     @field_validator("budget")

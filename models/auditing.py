@@ -3,16 +3,18 @@
 By the very choices that the audit makes: at the default rate (one segment of a shard at random, one more in a
 contributor's first round, the last one always in a small job or a first round and every second time otherwise), each
 drawn segment either replayed from the shard's start or from an opened state, whichever is quicker (`plan_openings`).
-The average is over where the draw may fall. Not covered: rates raised by risk, and second replays of odd updates.
+The average is over where the draw may fall. Where optimizer state is kept across rounds, a shard's start is opened too
+(8 bytes a parameter) unless the audit of the round before reached it. Not covered: rates raised by risk, and second
+replays of odd updates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cloudlinkup.training.segments import state_size
+from cloudlinkup.training.states import moments_size, state_size
 from cloudlinkup.verify.challenge import SMALL_JOB
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from models.facts import JobFacts
@@ -60,17 +62,20 @@ def _spread(first: int, last: int) -> list[int]:
     return [first + (last - first + 1) * (2 * i + 1) // (2 * count) for i in range(count)]
 
 
-def _replay(drawn: Iterable[int], costs: ReplayCosts, size: int) -> AuditCost:
+def _replay(drawn: Collection[int], costs: ReplayCosts, size: int) -> AuditCost:
     opened, at, replayed = plan_openings(drawn, costs), 0, 0
+    start = costs.start_seconds > 0 and min(drawn) not in opened
+    moved = len(opened) * size + start * moments_size((size - state_size(0)) // 12)
     for number in sorted(drawn):
         replayed += 1 if number in opened else number - at
         at = number
-    return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + len(opened) * size)
+    return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + moved)
 
 
 def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> AuditCost:
     """All rounds of a plan, each taken to be like the `first`."""
-    size = state_size(int(job.features.get("parameters", 0)))
+    count = int(job.features.get("parameters", 0))
+    size = state_size(count)
     costs = ReplayCosts(
         segment_seconds=plan.segment_steps * job.profile.step_seconds(job.batch),
         opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
@@ -79,7 +84,14 @@ def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> 
     first = first or plan_round(plan, 1, plan.total_steps, plan.predictions)
     for seat in first.seats:
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=True, small=small), 1)
-        total = total.plus(shard_cost(seat.max_segments, costs, size, first=False, small=small), plan.rounds - 1)
+        later = shard_cost(seat.max_segments, costs, size, first=False, small=small)
+        reached = 1.0
+        if plan.kept:  # the moments are here where the last segment of the round before was replayed
+            reached = 1.0 if small else 0.5
+            lacking = replace(costs, start_seconds=OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND)
+            asked = shard_cost(seat.max_segments, lacking, size, first=False, small=small)
+            total = total.plus(asked, (1 - reached) * (plan.rounds - 1))
+        total = total.plus(later, reached * (plan.rounds - 1))
     if plan.newcomer is not None:
         total = total.plus(shard_cost(plan.newcomer_segments, costs, size, first=True, small=small), 1)
     return total

@@ -46,6 +46,7 @@ class JobFacts(Frozen):
     batch: Annotated[int, Field(ge=1)]
     profile: ReferenceProfile
     memory: Annotated[int, Field(ge=0)] = 0  # bytes a contributor needs: weights, gradients, state, its rows
+    kept: bool = False  # each seat keeps its optimizer state across rounds
 
     @property
     def steps(self) -> int:

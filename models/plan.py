@@ -2,8 +2,9 @@
 
 Rounds follow the measured default of training in rounds: H local steps per contributor between two averagings, 100
 where that leaves at least 40 rounds, else 50; a short job takes fewer, so that there are at least four rounds to
-rebalance in. The unit is the segment (at most 10 steps); its length is chosen so that the slowest seat gets at least
-three of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that segments divide the job.
+rebalance in. Where each seat keeps its optimizer state across rounds, H is 25, at the least 15, in segments of at most
+5 steps. The unit is the segment (at most 10 steps); its length is chosen so that the slowest seat gets at least three
+of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that segments divide the job.
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
 everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
@@ -31,6 +32,7 @@ from models.pricing import cleared_price
 from models.selection import Ranked
 
 LONG, SHORT, LEAST = 100, 50, 30  # local steps per contributor and round
+KEPT_LONG, KEPT_LEAST, KEPT_SEGMENT = 25, 15, 5  # the same, and steps of a segment, where optimizer state is kept
 MANY_ROUNDS, FEW_ROUNDS = 40, 4
 AVERAGE_SEGMENTS = 10  # of an average seat in a round
 LEAST_SEGMENTS = 3  # of the slowest seat in a round
@@ -63,6 +65,7 @@ class JobPlan(Frozen):
     segment_steps: Annotated[int, Field(ge=1, le=MAX_SEGMENT)]
     local_steps: int  # H: steps per contributor and round, on average
     rounds: int
+    kept: bool = False  # optimizer state, across rounds
     price: int  # base units per verified step
     seats: tuple[PlannedSeat, ...]
     racers: tuple[PlannedSeat, ...] = ()  # have a place in the pilot too, and after it only if they are better
@@ -133,17 +136,21 @@ class RoundPlan(Frozen):
     version: str
 
 
-def _segment_steps(total: int, local: int, slowest: float) -> int:
-    """Steps a segment: at most 10; an average seat gets ten, the slowest three; rather one that divides the job.
+def _segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
+    """Steps a segment: at most 10; an average seat gets ten, the slowest three; rather one that divides the job. With
+    kept state at most 5, and five for an average seat.
 
     Ten, because whole segments are dealt: with five, rounds took 12% longer than the bound, with ten 8% (simulated).
     """
-    most = max(1, min(MAX_SEGMENT, total, local // AVERAGE_SEGMENTS, int(slowest // LEAST_SEGMENTS)))
+    average = min(KEPT_SEGMENT, local // KEPT_SEGMENT) if kept else local // AVERAGE_SEGMENTS
+    most = max(1, min(MAX_SEGMENT, total, average, int(slowest // LEAST_SEGMENTS)))
     return min(range(max(1, most // 2), most + 1), key=lambda s: (total % s, -s))
 
 
-def local_steps(total: int, contributors: int) -> int:
+def local_steps(total: int, contributors: int, kept: bool = False) -> int:
     """H for a job of `total` steps: 100, 50, or fewer so that a short job still has rounds to rebalance in."""
+    if kept:
+        return min(KEPT_LONG, max(KEPT_LEAST, -(-total // (contributors * FEW_ROUNDS))))
     if total >= LONG * contributors * MANY_ROUNDS:
         return LONG
     if total >= SHORT * contributors * FEW_ROUNDS:
@@ -169,9 +176,9 @@ def plan_job(
     if not chosen:
         raise ValueError("nobody is selected")
     total, k = job.steps, len(chosen)
-    h = local_steps(total, k)
+    h = local_steps(total, k, job.kept)
     speeds = [1 / r.prediction.seconds for r in chosen]
-    segment = _segment_steps(total, h, min(total, h * k) * min(speeds) / sum(speeds))
+    segment = _segment_steps(total, h, min(total, h * k) * min(speeds) / sum(speeds), job.kept)
     whole = total // segment * segment
     price = cleared_price([r.ask for r in chosen])
     racers = [r for r in spare if r.ask <= price][:k]
@@ -190,6 +197,7 @@ def plan_job(
         segment_steps=segment,
         local_steps=h,
         rounds=bool(pilot) + _count_rounds(whole - in_pilot, h * k, segment),
+        kept=job.kept,
         price=price,
         seats=tuple(_seat(i, r) for i, r in enumerate(chosen)),
         racers=tuple(_seat(k + i, r) for i, r in enumerate(racers)),

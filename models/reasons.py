@@ -171,6 +171,11 @@ def notes(
         f"{limits.round_seconds:g} s a round and {limits.setup_seconds:g} s once are allowed for transfers and chain,"
         f" and {audit:.1f} s of the auditor's machine for replays"
     )
+    if plan.kept:
+        found.append(
+            f"rounds of {plan.local_steps} steps a contributor, each going on with its own optimizer state, which the"
+            " audit opens where it needs it (train.rounds: kept)"
+        )
     if limits.at_reserve:
         found.append("the budget does not reach what contributors ask: cleared at the reserves that they take")
     if goal not in ("both", "budget") and hard_cap > limits.budget:

@@ -2,6 +2,10 @@
 
 Replaying costs this machine's time and (where a state is opened) bytes; both are counted. A shard whose contributor
 fell silent after it committed is still judged where no opening is needed: the update and the root are here.
+
+A shard that began with the optimizer state of its seat's last round is replayed from the published weights with that
+state. It is here where the last round's audit reached its end (always in a small job), else it is opened: 8 bytes a
+parameter, once a round.
 """
 
 from __future__ import annotations
@@ -10,23 +14,24 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from solders.pubkey import Pubkey
 
 from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
-from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.training.states import moments_size, start_state, state_size
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.challenge import draw
-from cloudlinkup.verify.evidence import make_evidence, write_evidence
+from cloudlinkup.verify.evidence import end_hash, make_evidence, write_evidence
 from cloudlinkup.verify.rates import Rate, Risk, rate
 from cloudlinkup.verify.replay import Case, Claim, ReplayCosts, ReplayResult, plan_openings, replay, second_replay
 from cloudlinkup.verify.tolerance import replay_within
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
-from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf
-from cloudlinkup.wire.messages import Order
+from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf, sha256
+from cloudlinkup.wire.messages import Commit, Order
 from models.auditing import OPENING_BYTES_A_SECOND, OPENING_LATENCY
 from models.correction import Correction
 from tasks.calibrated import tolerance
@@ -86,26 +91,67 @@ async def audit_shard(
     if whole:
         drawn = frozenset(range(1, entry.segments + 1))
     within = tolerance(run, seat)
-    wanted = drawn if within is not None else plan_openings(drawn, _costs(run, entry.trial))
+    moments = kept_moments(run, order)
+    wanted = drawn if within is not None else plan_openings(drawn, _costs(run, entry.trial, order, moments))
+    # segment 1's before-state is, of a shard that began with an earlier round's moments, these alone
+    start = {1} if order.moments and moments is None and min(drawn) not in wanted else set()
     talk = _Talk(run, round_, entry, order, leaves)
     reply, before, after, problem = None, {}, {}, ""
     try:
-        reply, before, after = await talk.open(wanted, after=within is not None)
+        reply, before, after = await talk.open(wanted | start, after=within is not None)
+        if order.moments and not reply.leaves and 1 not in before and moments is None:
+            before |= (await talk.open(frozenset({1}), after=False))[1]  # replayed whole
     except ClusterLost:
         raise
     except (ClusterError, ProtocolError) as error:
         problem = str(error)[:200]
     if wanted - before.keys() or (within is not None and (wanted - after.keys() or not reply or not reply.leaves)):
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'states are missing'}", risk=at.why)
+    if order.moments and 1 in before:
+        moments = before.pop(1)
+        if 1 in wanted:
+            before[1] = await asyncio.to_thread(_start, run, entry, moments)
     case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
-    case = replace(case, after_states=after)
+    case = replace(case, after_states=after, moments=moments)
+    if case.lacks_start:
+        return talk.audit(drawn, "timeout", f"no opening came: {problem or 'moments are missing'}", risk=at.why)
     result = talk.ran(await _replay(run, case, within))
     if not result.accepted:
         result, case = await _second_look(run, talk, case, result, within)
     if result.accepted:
+        _keep_moments(run, round_, entry, result.moments)
         return talk.audit(drawn, "accepted", risk=at.why)
     told = None if whole else _draw_document(round_, block_hash, at)  # of a whole replay nothing was drawn
     return await asyncio.to_thread(_reject, talk, case, result, told, at.why, within)
+
+
+def kept_moments(run: Run, order: Order) -> bytes | None:
+    """The moments that the order names, where an earlier round's audit reached them."""
+    if order.moments is None:
+        return None
+    for path in _moments_files(run, order.seat):
+        data = path.read_bytes()
+        if sha256(data) == order.moments:
+            return data
+    return None
+
+
+def _keep_moments(run: Run, round_: RoundState, entry: Entry, moments: bytes | None) -> None:
+    """For the seat's next round. Two are kept: what this round began with is asked for again if it is judged again."""
+    if moments is None:
+        return
+    run.write(f"moments/{entry.seat}-{round_.round}.bin", moments)
+    for path in _moments_files(run, entry.seat)[2:]:
+        path.unlink(missing_ok=True)
+
+
+def _moments_files(run: Run, seat: int) -> list[Path]:
+    """Of one seat, latest round first."""
+    return sorted((run.folder / "moments").glob(f"{seat}-*.bin"), key=lambda p: -int(p.stem.partition("-")[2]))
+
+
+def _start(run: Run, entry: Entry, moments: bytes) -> bytes:
+    return start_state(subject(run, entry.trial).published.published, moments)
 
 
 def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
@@ -204,17 +250,22 @@ class _Talk:
                 raise ProtocolError("a state was opened that was not asked for, or twice")
             place = (self.order.round, self.order.seat, self.order.attempt, opening.at)
             context = seal_context("opening", self.order.job_id, self.order.result_key, *place)
-            states[opening.at] = await open_blob(self.run, opening.state, context, limit)
+            state = await open_blob(self.run, opening.state, context, limit)
+            if opening.at == 0 and self.order.moments not in (None, sha256(state)):
+                raise ProtocolError("the opened moments are not those that the order names")
+            states[opening.at] = state
         return reply, states
 
 
-def _costs(run: Run, trial: int | None) -> ReplayCosts:
+def _costs(run: Run, trial: int | None, order: Order, moments: bytes | None) -> ReplayCosts:
     of = subject(run, trial)
     step = (of.facts or stored_facts(run)).profile.step_seconds(of.spec.batch)
-    size = state_size(of.published.weights.size)
+    count = of.published.weights.size
+    to_open = bool(order.moments) and moments is None
     return ReplayCosts(
         segment_seconds=step * int(run.state.plan["segment_steps"]),
-        opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
+        opening_seconds=OPENING_LATENCY + state_size(count) / OPENING_BYTES_A_SECOND,
+        start_seconds=OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND if to_open else 0.0,
     )
 
 
@@ -226,6 +277,8 @@ def shard_work(order: Order) -> ShardWork:
         max_segments=order.max_segments,
         progress_from=order.progress_from,
         progress_to=order.progress_to,
+        moments=bytes.fromhex(order.moments or ""),
+        steps_before=order.steps_before,
     )
 
 
@@ -240,6 +293,8 @@ def _case(
     before: Mapping[int, bytes],
 ) -> Case:
     of = subject(run, entry.trial)
+    assert entry.commit is not None
+    commit = Commit.model_validate_json(entry.commit.text)  # verified when it came
     features, targets = partition_rows(run, rows_of(entry)) if entry.trial is None else trial_rows(run, entry.trial)
     return Case(
         spec=of.spec,
@@ -254,6 +309,7 @@ def _case(
             segments=entry.segments,
             upload_hash=bytes.fromhex(entry.upload),
             leaves=reply.leaves if reply else (),
+            end=end_hash(commit, of.published.weights.size),
         ),
         drawn=drawn,
         upload=(run.folder / update_name(round_.round, entry.seat)).read_bytes(),

@@ -41,6 +41,7 @@ def make_order(
     of = subject(run, trial)
     spec = of.spec
     job_id = run.state.terms.job_id
+    goes_on = spec.rounds == "kept" and bool(seat.moments)
     seed = shard_seed(bytes.fromhex(job_id), round_.round, seat.seat, seat.attempts, spec.seed)
     order = Order(
         genesis=run.genesis,
@@ -65,6 +66,8 @@ def make_order(
         max_bytes=update_limit(of.published.weights.size),
         numeric_mode=spec.precision,
         result_key=run.sealing.public,
+        moments=seat.moments if goes_on else None,
+        steps_before=seat.moments_steps if goes_on else 0,
     )
     return sign(run.verifier, order)
 
@@ -176,6 +179,8 @@ async def _read_reply(run: Run, round_: RoundState, entry: Entry, result: CallRe
     if commit.segments == 0:
         entry.outcome, entry.reason = "empty", "no segment was finished in time"
         return
+    if subject(run, entry.trial).spec.rounds == "kept" and not (commit.end_weights and commit.end_moments):
+        raise ProtocolError("the commit does not say what optimizer state the shard ended with")
     if reply.upload is None:
         raise ProtocolError("segments are claimed, but no update was uploaded")
     context = seal_context("update", order.job_id, order.result_key, order.round, order.seat, order.attempt)
@@ -185,6 +190,7 @@ async def _read_reply(run: Run, round_: RoundState, entry: Entry, result: CallRe
     run.write(update_name(round_.round, entry.seat), plain)
     # only now: an entry with a commit has its update here, and goes under the round's root
     entry.commit, entry.root, entry.segments, entry.upload = reply.commit, commit.root, commit.segments, commit.upload
+    entry.end_moments = commit.end_moments or ""
     entry.outcome = "committed"
 
 

@@ -66,6 +66,7 @@ def job_facts(job: JobSpec, data: Prepared, reference: ReferenceProfile, home: H
         profile=reference,
         # the whole table: a contributor may be left alone with it
         memory=memory_needed(data.spec, parameter_count(data.spec), data.features.nbytes + data.targets.nbytes),
+        kept=data.spec.rounds == "kept",
     )
 
 

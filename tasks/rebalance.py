@@ -14,6 +14,7 @@ from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.evaluate import score
 from cloudlinkup.training.headline import better
 from cloudlinkup.training.quantize import dequantise
+from cloudlinkup.training.schedule import outer_momentum
 from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
 from models.reputation import evidence_hash
@@ -97,7 +98,8 @@ def _advance(run: Run, round_: RoundState) -> None:
         }
         base = sha256(published.published.tobytes())
         try:
-            delta = published.advance(published.weights + aggregate(updates).update)
+            progress = run.state.steps_done / run.state.total_steps
+            delta = published.step(aggregate(updates).update, outer_momentum(run.data.spec, progress))
         except ValueError as error:  # diverged: verified work stays paid, the weights stay what they were
             run.event("not_aggregated", round=round_.round, why=str(error))
         else:
@@ -153,6 +155,9 @@ def _learn(run: Run, entry: Entry, handling: float) -> None:
     step = int(run.state.plan["segment_steps"])
     run.state.bytes_up += entry.bytes_up
     run.state.bytes_down += entry.bytes_down
+    accepted = entry.outcome == "accepted"  # else it begins afresh: what it ended with was not judged
+    seat.moments = entry.end_moments if accepted else ""
+    seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if accepted else 0
     seat.replayed += entry.replayed
     seat.segments += entry.segments
     if entry.outcome == "accepted":

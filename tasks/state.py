@@ -54,6 +54,8 @@ class Seat(Kept):
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
     unopened: int = 0  # rounds that it committed to and then did not open
     has_weights: int = -1  # published generation that its cache holds
+    moments: str = ""  # where optimizer state is kept: SHA-256 of what its last accepted shard ended with
+    moments_steps: int = 0  # optimizer steps in it
     steps: int = 0  # verified
     samples_seconds: float = 0.0  # seconds that the gateway saw it work on them
     segments: int = 0  # claimed in commits
@@ -182,6 +184,7 @@ class Entry(Kept):
     reason: str = ""
     commit: Signed | None = None
     root: str = ""
+    end_moments: str = ""  # where optimizer state is kept: of the shard's end, as the commit states it
     upload: str = ""  # SHA-256 of the plaintext update; its bytes are in the job's folder
     segments: int = 0
     drawn: list[int] = []

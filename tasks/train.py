@@ -152,9 +152,15 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
     if peer is None or not peer.fits(seat):
         entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
         return
-    bad = await send_order(run, round_, entry, peer, seat)
-    if bad is not None and bad.reason == "weights" and not entry.snapshot:
+    while (bad := await send_order(run, round_, entry, peer, seat)) is not None:
         order = read_order(run, entry)
+        if bad.reason == "weights" and not entry.snapshot:
+            entry.snapshot = True
+        elif bad.reason == "moments" and order.moments is not None:  # it lost them: it begins afresh
+            seat.moments, seat.moments_steps = "", 0
+            run.event("fresh_state", round=round_.round, seat=seat.seat)
+        else:
+            return
         entry.order = make_order(
             run,
             round_,
@@ -165,8 +171,7 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
             trial=entry.trial,
             start=entry.start,
         )
-        entry.snapshot, entry.attempt, entry.outcome = True, seat.attempts, "ordered"
+        entry.attempt, entry.outcome = seat.attempts, "ordered"
         seat.attempts += 1
         run.save()
         run.save_round()
-        await send_order(run, round_, entry, peer, seat)

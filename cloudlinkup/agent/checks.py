@@ -19,8 +19,8 @@ from cloudlinkup.training.architectures import frozen_tensors, kind_of, needed_e
 from cloudlinkup.training.data import MAX_PARTITION
 from cloudlinkup.training.frozen import MAX_FILE, largest_file
 from cloudlinkup.training.quantize import encoded_size
-from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.training.states import state_size
 from cloudlinkup.wire.calls import TrainCall
 from cloudlinkup.wire.hashes import sha256, shard_seed
 from cloudlinkup.wire.messages import BadReason, Order, Signed, verify
@@ -115,7 +115,9 @@ def check_spec(
     needed = memory_needed(spec, count, call.partition.size, frozen)
     if needed > memory or call.partition.size > sealed_size(MAX_PARTITION):
         raise Refusal("memory", f"{needed} bytes are needed, {memory} are offered")
-    if (on_disk := state_size(count) * (order.max_segments + 1) + call.partition.size + 8 * count + frozen) > disk:
+    kept = 4 * state_size(count) if spec.rounds == "kept" else 0
+    most = state_size(count) * (order.max_segments + 1) + kept
+    if (on_disk := most + call.partition.size + 8 * count + frozen) > disk:
         raise Refusal("memory", f"{on_disk} bytes of disk are needed, {disk} are free")
     _check_weights_ref(call, count)
     return spec, count

@@ -3,6 +3,7 @@
     jobs/<job id>/                       0700, every file 0600; deleted as a whole when the job is over
       partition-<hash>, weights-<hash>   inputs, by the hashes in the order; the two latest weights
       frozen-<hash>                      tensors that are not trained, by the hash in the spec
+      moments-<n>-<hash>                 optimizer state that seat n's last two results ended with, where it is kept
       seat-<n>.json                      rounds delivered, for credit and inclusion
       spares/                            states that nobody can ask for any more, to be written over
       orders/<order hash>/
@@ -205,7 +206,7 @@ class JobFiles:
         return self.job(job_id) / f"seat-{seat}.json"
 
     def input(self, job_id: str, kind: str, hash_: str) -> Path:
-        """kind: partition, weights or frozen."""
+        """kind: partition, weights, frozen, or moments-<seat>."""
         return self.job(job_id) / f"{kind}-{hash_}"
 
     def keep_latest(self, job_id: str, kind: str, keep: int) -> None:

@@ -5,7 +5,7 @@ has passed (or refused with a signed reason); it is then trained in a thread of 
 for it: when the connection breaks, training goes on, and the same order asked again gets the stored result.
 Training takes the device alone, one shard at a time.
 
-Not covered: connections (channel.py), and state that an optimizer keeps across rounds.
+Not covered: connections (channel.py).
 """
 
 from __future__ import annotations
@@ -233,6 +233,7 @@ class Handler:
         weights = await inputs.open_weights(call, order, count, keys=keys, files=self._files, io=io)
         await asyncio.to_thread(load_extra, spec)
         frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=self._files, io=io)
+        moments = await inputs.open_moments(order, count, self._files)
         work = Work(
             order=order,
             order_hash=call.order.hash,
@@ -243,6 +244,7 @@ class Handler:
             targets=targets,
             time_box=checks.time_box(order, job, now),
             frozen=frozen,
+            moments=moments,
         )
         await post_bond(order.job, job, order.seat, terms.agreed, self._post)
         return work, job
@@ -287,7 +289,9 @@ class Handler:
 
     def _commit(self, work: Work, folder: OrderFolder, trained: Trained) -> TrainReply:
         order, name = work.order, work.order_hash.hex()
-        root = merkle.root(trained.leaves)
+        root, end = merkle.root(trained.leaves), (None, None)
+        if work.spec.rounds == "kept" and trained.segments:
+            end = inputs.keep_end(order, folder.state(trained.segments) or b"", self._files)
         commit = Commit(
             genesis=order.genesis,
             program=order.program,
@@ -295,6 +299,8 @@ class Handler:
             root=root.hex(),
             segments=trained.segments,
             upload=sha256(trained.update),
+            end_weights=end[0],
+            end_moments=end[1],
         )
         ref = sealed = None
         if trained.segments:

@@ -1,7 +1,8 @@
-"""Opens an order's inputs: partition and published weights, from the cache by hash or from sealed blobs.
+"""Opens an order's inputs: partition and published weights, from the cache by hash or from sealed blobs; and what its
+seat's last result ended with.
 
 Sizes are checked before anything is fetched or decrypted, hashes before anything is parsed. Raises checks.Refusal with
-`seal`, `hash`, `weights` or `data`.
+`seal`, `hash`, `weights`, `moments`, `terms` or `data`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cloudlinkup.training.frozen import check_finite, file_hash, largest_file, o
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import apply_delta
 from cloudlinkup.training.spec import TrainingSpec
+from cloudlinkup.training.states import moments_of, moments_size, moments_steps, part_hashes
 from cloudlinkup.wire.calls import BlobRef, TrainCall
 from cloudlinkup.wire.hashes import Field, partition_hash, seal_context, sha256
 from cloudlinkup.wire.messages import Order
@@ -109,6 +111,31 @@ async def open_frozen_weights(
         place.unlink(missing_ok=True)
         raise Refusal("weights", str(error)) from None
     return found
+
+
+KEEP_MOMENTS = 2  # what the present order began with too, until the next one comes
+
+
+async def open_moments(order: Order, count: int, files: JobFiles) -> bytes | None:
+    """The optimizer state that the order begins with, by its hash; None for a fresh one."""
+    if order.moments is None:
+        if order.steps_before:
+            raise Refusal("terms", "a fresh start has no steps before it")
+        return None
+    data = await asyncio.to_thread(read, files.input(order.job_id, f"moments-{order.seat}", order.moments))
+    if data is None or len(data) != moments_size(count) or sha256(data) != order.moments:
+        raise Refusal("moments", "the optimizer state that the order names is not here: let it begin afresh")
+    if moments_steps(data) != order.steps_before:
+        raise Refusal("terms", "the optimizer state has other steps before it than the order says")
+    return data
+
+
+def keep_end(order: Order, state: bytes, files: JobFiles) -> tuple[str, str]:
+    """Stores the moments of a result's last state, for the seat's next order; the hashes of its two parts, as hex."""
+    kind, (weights, moments) = f"moments-{order.seat}", part_hashes(state)
+    write(files.input(order.job_id, kind, moments.hex()), moments_of(state))
+    files.keep_latest(order.job_id, kind, KEEP_MOMENTS)
+    return weights.hex(), moments.hex()
 
 
 def _kept(place: Path, hash_: str) -> np.ndarray | None:

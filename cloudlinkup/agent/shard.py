@@ -21,6 +21,7 @@ from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import hash_state
 from cloudlinkup.wire.hashes import order_leaf, segment_leaf, upload_leaf
 from cloudlinkup.wire.messages import Order
 
@@ -59,6 +60,7 @@ class Work:
     targets: np.ndarray
     time_box: float
     frozen: FrozenWeights | None = None  # what is not trained, where the spec names it
+    moments: bytes | None = None  # the optimizer state that the order names
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,20 @@ def train_shard(
         max_segments=order.max_segments,
         progress_from=order.progress_from,
         progress_to=order.progress_to,
+        moments=bytes.fromhex(order.moments or ""),
+        steps_before=order.steps_before,
     )
-    inputs = (work.spec, shard, work.weights, work.features, work.targets)
-    runner = factory(*inputs, device=device, threads=threads, frozen=work.frozen)
+    runner = factory(
+        work.spec,
+        shard,
+        work.weights,
+        work.features,
+        work.targets,
+        device=device,
+        threads=threads,
+        frozen=work.frozen,
+        moments=work.moments,
+    )
     begun = time.monotonic()
     leaves = [order_leaf(work.order_hash), *_resume(runner, work, folder)]
     kept, steps_seen, state = runner.segment, 0, runner.state_bytes()
@@ -110,7 +123,7 @@ def train_shard(
         if stored is not None:
             duty.also(stored.seconds)
             if stored.at:
-                leaves.append(segment_leaf(work.wallet, stored.at, order.segment_steps, stored.sha256))
+                leaves.append(segment_leaf(work.wallet, stored.at, order.segment_steps, stored.hash))
 
     runner.between_steps = between_steps
     duty.start()
@@ -142,9 +155,7 @@ def _resume(runner: SegmentRunner, work: Work, folder: OrderFolder) -> list[byte
         return leaves
     while len(leaves) < work.order.max_segments and (state := folder.state(len(leaves) + 1)) is not None:
         last = state
-        leaves.append(
-            segment_leaf(work.wallet, len(leaves) + 1, work.order.segment_steps, hashlib.sha256(state).digest())
-        )
+        leaves.append(segment_leaf(work.wallet, len(leaves) + 1, work.order.segment_steps, hash_state(state)))
     if last is not None:
         try:
             runner.load_state(last)

@@ -7,7 +7,6 @@ crash loses at most the segment under way and the one before it, which are train
 
 from __future__ import annotations
 
-import hashlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from cloudlinkup.agent.files import OrderFolder
+from cloudlinkup.training.states import hash_state
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Stored:
     """The state after `at` segments, hashed and written. `seconds`: CPU time of that."""
 
     at: int
-    sha256: bytes
+    hash: bytes
     seconds: float
 
 
@@ -47,7 +47,7 @@ class StateWriter:
 
     def _store(self, at: int, state: bytes) -> Stored:
         began = time.thread_time()
-        hashed = hashlib.sha256(state).digest()
+        hashed = hash_state(state)
         self._folder.save_state(at, state)
         return Stored(at, hashed, time.thread_time() - began)
 

@@ -93,7 +93,9 @@ def _data(spec: TrainingSpec, recipe: Preprocessing, metrics: Facts) -> Iterable
 def _training(spec: TrainingSpec, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
     if "steps" in metrics:
         yield f"{metrics['steps']:,} verified steps of {spec.batch} rows in {metrics.get('rounds', 0)} rounds"
-    yield f"AdamW, peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (
+    kept = spec.rounds == "kept"
+    state = "kept by each contributor across rounds, outer momentum" if kept else "fresh each round"
+    yield f"AdamW ({state}), peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (
         ", rows weighted by class" if spec.class_weights else ""
     )
     if receipt:

@@ -35,6 +35,7 @@ from cloudlinkup.tables.recipe import (
 )
 from cloudlinkup.training.architectures import MAX_INPUTS, check_spec
 from cloudlinkup.training.data import check_rows
+from cloudlinkup.training.schedule import Rounds, choose_rounds
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec
 from cloudlinkup.wire.hashes import digest
@@ -137,12 +138,21 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         seed=job.train.seed,
         precision=job.train.precision,
         class_weights=_class_weights(job, targets[train], outputs),
+        rounds=rounds_of(job, len(train)),
     )
     try:
         check_spec(spec)
     except ValueError as error:
         raise BadInput("model", f"{recipe.inputs} inputs, {outputs} outputs", str(error), "make it smaller") from None
     return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+
+
+def rounds_of(job: JobSpec, rows: int) -> Rounds:
+    """How the rounds of a job with so many training rows are made. A search's trainings change hands: stateless."""
+    if job.search is not None:
+        return "stateless"
+    wanted = job.train.rounds
+    return choose_rounds(job.task, job.train.samples, rows) if wanted == "auto" else wanted
 
 
 def _class_weights(job: JobSpec, codes: np.ndarray, classes: int) -> tuple[float, ...] | None:

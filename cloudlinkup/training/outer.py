@@ -3,6 +3,9 @@
 It keeps the true weights w in fp32 and publishes w^_t = w^_(t-1) + Q(w_t - w^_(t-1)): what one round's quantisation
 loses is in the next round's difference, so the error does not grow and costs contributors nothing to carry. Both sides
 add the same dequantised delta to the same base, so their bytes agree. A joiner needs one whole snapshot.
+
+Where the job's setting has momentum (`schedule.outer_momentum`), the round's averaged update moves the weights by
+Nesterov's rule. The velocity is the coordinator's alone: contributors and auditors only ever see published weights.
 """
 
 from __future__ import annotations
@@ -24,16 +27,41 @@ def apply_delta(base: np.ndarray, delta: bytes) -> np.ndarray:
 
 
 class Published:
-    """The coordinator's weights. `weights` is fp32 w_t, `published` what everybody starts round t + 1 from."""
+    """The coordinator's weights. `weights` is fp32 w_t, `published` what everybody starts round t + 1 from.
+    `velocity`: of the outer momentum, fp32; None before it begins."""
 
-    def __init__(self, weights: np.ndarray, published: np.ndarray | None = None, rounds: int = 0) -> None:
+    def __init__(
+        self,
+        weights: np.ndarray,
+        published: np.ndarray | None = None,
+        rounds: int = 0,
+        velocity: np.ndarray | None = None,
+    ) -> None:
         if weights.ndim != 1 or weights.dtype != np.float32 or not np.isfinite(weights).all():
             raise ValueError("flat, finite fp32 weights are needed")
         if published is None:
             published = weights
         if published.shape != weights.shape or published.dtype != np.float32:
             raise ValueError("published weights differ in shape or dtype")
+        if velocity is not None and (velocity.shape != weights.shape or velocity.dtype != np.float32):
+            raise ValueError("the velocity differs in shape or dtype")
         self.weights, self.published, self.rounds = weights.copy(), published.copy(), rounds
+        self.velocity = None if velocity is None else velocity.copy()
+
+    def step(self, update: np.ndarray, momentum: float = 0.0) -> bytes:
+        """Takes a round's averaged update, v = momentum v + update, weights += update + momentum v (the form of torch's
+        SGD, outer learning rate 1); returns the delta to send. Without momentum there is no velocity. Raises ValueError
+        as `advance`, and changes nothing then."""
+        if not momentum:
+            delta = self.advance(self.weights + update)
+            self.velocity = None
+            return delta
+        with np.errstate(over="ignore"):
+            velocity = (update if self.velocity is None else np.float32(momentum) * self.velocity + update).astype("f4")
+            weights = self.weights + update + np.float32(momentum) * velocity
+        delta = self.advance(weights)
+        self.velocity = velocity
+        return delta
 
     def advance(self, weights: np.ndarray) -> bytes:
         """Takes the round's new weights; returns the delta to send. Raises ValueError when they are not finite."""
@@ -47,13 +75,17 @@ class Published:
 
     def to_bytes(self) -> bytes:
         """For resuming after a crash."""
-        return save({"weights": self.weights, "published": self.published, "rounds": np.array([self.rounds], np.int64)})
+        tensors = {"weights": self.weights, "published": self.published, "rounds": np.array([self.rounds], np.int64)}
+        return save(tensors if self.velocity is None else tensors | {"velocity": self.velocity})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Published:
         """Raises ValueError for anything that `to_bytes` did not write."""
         try:
             tensors = load(data)
-            return cls(np.array(tensors["weights"]), np.array(tensors["published"]), int(tensors["rounds"][0]))
+            velocity = np.array(tensors["velocity"]) if "velocity" in tensors else None
+            return cls(
+                np.array(tensors["weights"]), np.array(tensors["published"]), int(tensors["rounds"][0]), velocity
+            )
         except (SafetensorError, KeyError, IndexError, TypeError):
             raise ValueError("not a coordinator's state") from None

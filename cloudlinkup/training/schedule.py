@@ -1,18 +1,42 @@
-"""The learning rate of a step: one warm-up and one cosine over the whole job, whoever runs the step.
+"""What changes over a job: the learning rate of a step, and the outer momentum of a round. And how its rounds are made.
 
-Progress is the share of the job's samples, so a round that takes longer or a contributor that does less moves nobody
-else's schedule.
+One warm-up and one cosine over the whole job, whoever runs the step. Progress is the share of the job's samples, so a
+round that takes longer or a contributor that does less moves nobody else's schedule.
+
+Rounds are either *stateless* (AdamW's moments begin afresh in each round; anybody may take over a seat at any round) or
+*kept* (each seat goes on with its own; short rounds, and Nesterov momentum on the averaged updates once the start is
+over). Measured at equal samples against per-step data parallel training: a character model of 29k parameters loses 5.1%
+stateless (H = 50) and gains 0.8% kept; a table of 48,000 rows seen 2.7 times loses 1.5 points and 0.5; seen ten times
+0.2 stateless, and small tables seen 36 and 89 times nothing.
 """
 
 from __future__ import annotations
 
 from math import cos, pi
+from typing import Literal
 
-from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.training.spec import ShardWork, Task, TrainingSpec
 
 WARM_UP = 0.03  # share of the job over which the rate rises linearly from 0
 FLOOR = 0.02  # share of the peak at the end
 MILLION = 1_000_000
+FEW_PASSES = 5  # over the training rows: between the measured 2.7, where kept state is better, and 10, where it is not
+MOMENTUM_FROM = 0.2  # of the job: from the start on it is far worse
+MOMENTUM_TEXT, MOMENTUM_TABLE = 0.6, 0.4
+
+Rounds = Literal["stateless", "kept"]
+
+
+def choose_rounds(task: Task, samples: int, rows: int) -> Rounds:
+    """What "auto" means: kept for language models and for jobs that see their rows a few times only."""
+    return "kept" if task == "next_token" or samples < FEW_PASSES * rows else "stateless"
+
+
+def outer_momentum(spec: TrainingSpec, progress: float) -> float:
+    """Nesterov momentum of a round that begins at `progress` in 0..1; the outer learning rate is 1 throughout."""
+    if spec.rounds == "stateless" or progress < MOMENTUM_FROM:
+        return 0.0
+    return MOMENTUM_TEXT if spec.task == "next_token" else MOMENTUM_TABLE
 
 
 def factor(progress: float) -> float:

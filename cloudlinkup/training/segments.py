@@ -1,20 +1,17 @@
 """A shard's training, segment by segment: what the contributor runs and what the audit replays.
 
-AdamW (0.9, 0.99, eps 1e-8, no decay), fresh in each shard, learning rate by `schedule`. Same spec, work, start, rows,
-threads and device class give the same bytes: rows come from raw Philox words, sums from fixed-order kernels. Step i's
-rows depend on i alone, so a replay of one segment needs none before it.
+AdamW (0.9, 0.99, eps 1e-8, no decay), learning rate by `schedule`; its moments begin at zero, or, of a spec that keeps
+state across rounds, where the seat's last shard ended. Same spec, work, start, rows, threads and device class give the
+same bytes: rows come from raw Philox words, sums from fixed-order kernels. Step i's rows depend on i alone, so a replay
+of one segment needs none before it.
 
-State bytes, little-endian: magic "CLST", u32 version 1, u64 parameters n, then weights, first and second moments
-(n fp32 each), then u64 steps done. The commitment's leaves are SHA-256 of these.
-
-Does not cover state kept across rounds. On CUDA it asks torch for deterministic kernels and no TF32 (process-wide).
+A state's bytes and hash: `states`. On CUDA it asks torch for deterministic kernels and no TF32 (process-wide).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -26,18 +23,11 @@ from cloudlinkup.training.gradients import make_gradient
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import moments_size, parts_of, read_state, start_state, state_hash
 from cloudlinkup.training.threads import torch_threads
 from cloudlinkup.wire.hashes import digest
 
 BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
-_HEADER = struct.Struct("<4sIQ")
-_TAIL = struct.Struct("<Q")
-_MAGIC, _VERSION = b"CLST", 1
-
-
-def state_size(parameters: int) -> int:
-    """Bytes of a state: what an opening may cost."""
-    return _HEADER.size + 12 * parameters + _TAIL.size
 
 
 def _nothing() -> None:
@@ -63,6 +53,7 @@ class SegmentRunner:
         device: str = "cpu",
         threads: int = 1,
         frozen: FrozenWeights | None = None,
+        moments: bytes | None = None,
     ) -> None:
         count = parameter_count(spec)
         check_rows(features, targets, spec)
@@ -84,9 +75,13 @@ class SegmentRunner:
         self._network = make_gradient(spec, self._w, self._gradient, frozen)
         self._key = np.frombuffer(digest("epochs", work.seed)[:16], "<u8")
         self._epochs: dict[int, np.ndarray] = {}
-        self._steps = 0
+        self._steps = work.steps_before
         self._segment = 0
-        self._inside = False
+        self._inside = bool(work.moments)  # until it has them
+        if moments is not None:
+            if hashlib.sha256(moments).digest() != work.moments or len(moments) != moments_size(count):
+                raise ValueError("the moments are not those of the order")
+            self.load_state(start_state(weights, moments))
 
     # ------------------------------------------------------------ progress
 
@@ -108,7 +103,7 @@ class SegmentRunner:
         if self.done:
             return 0
         if self._inside:
-            raise RuntimeError("the runner was stopped inside a segment: load a state first")
+            raise RuntimeError("the runner stands inside a segment, or lacks its moments: load a state first")
         first = self._segment * self.work.segment_steps
         self._inside = True
         with torch_threads(self.threads), torch.no_grad():
@@ -159,6 +154,10 @@ class SegmentRunner:
 
     # ------------------------------------------------------------ state and result
 
+    def finite(self) -> bool:
+        """Whether weights and moments are all numbers."""
+        return all(bool(torch.isfinite(vector).all()) for vector in (self._w, self._m, self._v))
+
     def weights(self) -> np.ndarray:
         """A copy of the present flat weights."""
         return np.array(self._w.cpu().numpy())
@@ -168,39 +167,30 @@ class SegmentRunner:
         return self.weights() - self._published
 
     def _parts(self) -> list[bytes | memoryview]:
-        vectors = [np.ascontiguousarray(t.cpu().numpy(), "<f4").data.cast("B") for t in (self._w, self._m, self._v)]
-        return [_HEADER.pack(_MAGIC, _VERSION, self._w.numel()), *vectors, _TAIL.pack(self._steps)]
+        w, m, v = (np.ascontiguousarray(t.cpu().numpy(), "<f4").data.cast("B") for t in (self._w, self._m, self._v))
+        return parts_of(w, m, v, self._steps)
 
     def state_bytes(self) -> bytes:
         """Weights, optimizer and steps, as the module's docstring lays them out."""
         return b"".join(self._parts())
 
     def state_hash(self) -> bytes:
-        """SHA-256 of `state_bytes`, without building them."""
+        """`hash_state` of `state_bytes`, without building them."""
+        _, weights, *moments = self._parts()
         hashed = hashlib.sha256()
-        for part in self._parts():
+        for part in moments:
             hashed.update(part)
-        return hashed.digest()
+        return state_hash(self._w.numel(), hashlib.sha256(weights).digest(), hashed.digest())
 
     def load_state(self, data: bytes) -> None:
         """Goes to a state that stands between two segments. Raises ValueError for any other bytes."""
         w, m, v, steps = read_state(data, self._w.numel())
-        segment, rest = divmod(steps, self.work.segment_steps)
-        if rest or segment > self.work.max_segments:
+        segment, rest = divmod(steps - self.work.steps_before, self.work.segment_steps)
+        if rest or not 0 <= segment <= self.work.max_segments:
             raise ValueError("the state does not stand between two segments of this shard")
         for tensor, vector in ((self._w, w), (self._m, m), (self._v, v)):
             tensor.copy_(torch.from_numpy(np.array(vector)))
         self._steps, self._segment, self._inside = steps, segment, False
-
-
-def read_state(data: bytes, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """(weights, first moments, second moments, steps) as read-only views. Raises ValueError."""
-    if len(data) != state_size(parameters):
-        raise ValueError(f"a state of {len(data)} bytes where {state_size(parameters)} are needed")
-    if _HEADER.unpack_from(data) != (_MAGIC, _VERSION, parameters):
-        raise ValueError("not a state of version 1 for this network")
-    w, m, v = np.frombuffer(data, "<f4", 3 * parameters, _HEADER.size).reshape(3, parameters)
-    return w, m, v, _TAIL.unpack_from(data, len(data) - _TAIL.size)[0]
 
 
 def _deterministic_cuda() -> None:

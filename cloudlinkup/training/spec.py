@@ -32,6 +32,7 @@ class TrainingSpec:
     seed: int
     precision: Precision = "fp32"
     class_weights: tuple[float, ...] | None = None  # one a class, as torch's cross_entropy takes them
+    rounds: Literal["stateless", "kept"] = "stateless"  # what becomes of optimizer state between rounds (`schedule`)
     micro_batch: int | None = None
     frozen: str | None = None
 
@@ -62,7 +63,8 @@ class ShardWork:
     """One shard: at most `max_segments` segments of `segment_steps` optimizer steps each.
 
     `progress_from` and `progress_to` (millionths of the job's samples) position the learning-rate schedule at the
-    first step and after the last possible one.
+    first step and after the last possible one. `moments`: SHA-256 of the optimizer state that it begins with
+    (`segments.moments_of`), `steps_before` the optimizer steps that are in it; empty and 0: fresh.
     """
 
     seed: bytes
@@ -70,3 +72,5 @@ class ShardWork:
     max_segments: int
     progress_from: int
     progress_to: int
+    moments: bytes = b""
+    steps_before: int = 0

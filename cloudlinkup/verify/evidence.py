@@ -7,6 +7,7 @@
     partition.safetensors   the contributor's rows, 0600: whoever re-runs the replay sees them
     upload.bin, leaves.bin  the quantised update; all leaves of the contributor's tree, if it showed them
     before-K.bin, after-K.bin  opened states of segment K, where the replay used them
+    moments.bin             the optimizer state that the order names, where the replay began with it
 
 Tensors that are not trained are not copied: the spec names their safetensors file by hash, and whoever re-runs the
 replay gives it (`--frozen FILE`).
@@ -38,8 +39,8 @@ from cloudlinkup.training.data import MAX_PARTITION, pack_partition, unpack_part
 from cloudlinkup.training.frozen import file_hash, open_frozen
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import encoded_size
-from cloudlinkup.training.segments import state_size
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import moments_size, state_hash, state_size
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.replay import Case, Claim, Miss, ReplayResult, replay, second_replay
 from cloudlinkup.verify.tolerance import replay_within
@@ -111,6 +112,8 @@ def write_evidence(folder: Path, evidence: Mapping[str, Any], case: Case) -> Non
         files["upload.bin"] = case.upload
     if case.claim.leaves:
         files["leaves.bin"] = b"".join(case.claim.leaves)
+    if case.moments is not None:
+        files["moments.bin"] = case.moments
     files |= {f"before-{k}.bin": state for k, state in case.before_states.items()}
     files |= {f"after-{k}.bin": state for k, state in case.after_states.items()}
     for name, data in files.items():
@@ -151,6 +154,8 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
     packed = _read(folder / "partition.safetensors", MAX_PARTITION)
     upload = _optional(folder / "upload.bin", encoded_size(count))
     leaves = _optional(folder / "leaves.bin", 32 * (commit.segments + 2)) or b""
+    moments = _optional(folder / "moments.bin", moments_size(count))
+    begins = getattr(order, "moments", None)  # left out of an order that begins afresh
     salt = str(told.get("salt", ""))
     features, targets = unpack_partition(packed, spec)
 
@@ -161,6 +166,10 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
             (commit_signer != order.agent, "the commit is not signed by the order's agent"),
             (order.spec_hash != sha256(spec_bytes), "spec.json is not the order's spec"),
             (order.weights_hash != sha256(weights), "weights.bin are not the order's weights"),
+            (
+                moments is not None and begins != sha256(moments),
+                "moments.bin is not the optimizer state that the order names",
+            ),
             (not salt, "no salt is told: the rows cannot be held against the order"),
             (
                 bool(salt) and order.partition_hash != partition_hash(bytes.fromhex(salt), packed).hex(),
@@ -179,6 +188,7 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
         segments=commit.segments,
         upload_hash=bytes.fromhex(commit.upload),
         leaves=tuple(leaves[i : i + 32] for i in range(0, len(leaves), 32)),
+        end=end_hash(commit, count),
     )
     work = ShardWork(
         seed=bytes.fromhex(order.seed),
@@ -186,11 +196,19 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
         max_segments=order.max_segments,
         progress_from=order.progress_from,
         progress_to=order.progress_to,
+        moments=bytes.fromhex(begins or ""),
+        steps_before=getattr(order, "steps_before", 0),
     )
+    if moments is not None and begins != sha256(moments):
+        moments = None
     states = {kind: _states(folder, kind, state_size(count)) for kind in ("before", "after")}
     published = np.frombuffer(weights, "<f4").astype(np.float32)
-    case = Case(spec, work, published, features, targets, claim, drawn, upload, states["before"], states["after"])
+    case = Case(
+        spec, work, published, features, targets, claim, drawn, upload, states["before"], states["after"], moments
+    )
     case = replace(case, frozen=base)
+    if case.lacks_start:
+        return Recheck(False, (*problems, "the optimizer state that it began with is not here"), tuple(facts))
     if (within := told.get("tolerance")) is not None:
         facts.append(f"compared within {float(within):.3g} of a segment's movement, as of another device class")
         result = replay_within(case, float(within))
@@ -212,6 +230,14 @@ def _frozen(spec: TrainingSpec, path: Path | None) -> FrozenWeights | None:
     if path is None or file_hash(path) != spec.frozen:
         raise ValueError(f"the replay needs the weights that are not trained, the file with SHA-256 {spec.frozen}")
     return open_frozen(path, frozen_tensors(spec))
+
+
+def end_hash(commit: Any, parameters: int) -> bytes | None:
+    """The hash of the last state, from the parts that a commit states; None where it states none."""
+    weights, moments = getattr(commit, "end_weights", None), getattr(commit, "end_moments", None)
+    if not (weights and moments and commit.segments):
+        return None
+    return state_hash(parameters, bytes.fromhex(weights), bytes.fromhex(moments))
 
 
 def _forgeable(miss: Miss, upload: bytes | None, committed: bytes) -> list[str]:

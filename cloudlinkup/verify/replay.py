@@ -1,10 +1,11 @@
 """The audit's core: run a drawn segment again and compare.
 
 A segment is replayed from the published weights (through all segments before it) or from an opened before-state,
-whichever is cheaper (`plan_openings`); the hash of its end state must be the committed leaf, bit for bit, which is
-what honest work in the same device class gives. For the last segment the upload must also be exactly the quantised
-difference between its end and the published weights. Without the leaves the whole shard is replayed and the root
-compared: more work, no bytes.
+whichever is cheaper (`plan_openings`); a shard that began with moments of an earlier round is replayed from the
+published weights once those are shown, since the order names their hash. The hash of its end state must be the
+committed leaf, bit for bit, which is what honest work in the same device class gives. For the last segment the upload
+must also be exactly the quantised difference between its end and the published weights. Without the leaves the whole
+shard is replayed and the root compared: more work, no bytes.
 
 `replay` takes and returns plain values, so it runs as well in a worker process. It replays on this machine: whether
 that is the contributor's device class is the caller's question, as is drawing the segments (`verify/challenge.py`).
@@ -23,27 +24,33 @@ import numpy as np
 
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import quantise
-from cloudlinkup.training.segments import SegmentRunner, read_state
+from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import hash_state, moments_of, read_state, start_hash
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.hashes import order_leaf, segment_leaf, upload_leaf
 
 Start = Literal["published", "opening"]
+# what is not a number stays so under every step: such states commit to segments that nobody has to train, and no
+# honest shard has one, as there is no upload of it
+NOT_FINITE = "the state is not finite"
 
 
 @dataclass(frozen=True)
 class ReplayCosts:
-    """What the auditor's choice depends on: seconds to replay a segment, and to fetch and open one state."""
+    """What the auditor's choice depends on: seconds to replay a segment, to fetch and open one state, and to fetch and
+    open the moments that the shard began with (0: they are here, or were fresh)."""
 
     segment_seconds: float
     opening_seconds: float
+    start_seconds: float = 0.0
 
 
 def plan_replay(segment: int, costs: ReplayCosts, replayed: int = 0) -> Start:
     """From where to replay `segment` (1-based) when the replay already stands at the end of segment `replayed`."""
     if not 0 <= replayed < segment:
         raise ValueError("segments are replayed in ascending order, from 1")
-    through = (segment - replayed - 1) * costs.segment_seconds
+    through = (segment - replayed - 1) * costs.segment_seconds + (0.0 if replayed else costs.start_seconds)
     return "published" if through <= costs.opening_seconds else "opening"
 
 
@@ -70,7 +77,10 @@ def shard_leaves(
 
 @dataclass(frozen=True)
 class Claim:
-    """What a contributor committed to. `wallet`: 32 bytes. `leaves`: all of its tree's, or none if it kept them."""
+    """What a contributor committed to. `wallet`: 32 bytes. `leaves`: all of its tree's, or none if it kept them.
+
+    `end`: the hash of the last state, from the two that the commit states where optimizer state is kept.
+    """
 
     order_hash: bytes
     wallet: bytes
@@ -78,6 +88,11 @@ class Claim:
     segments: int
     upload_hash: bytes
     leaves: tuple[bytes, ...] = ()
+    end: bytes | None = None
+
+    def end_leaf(self, segment_steps: int) -> bytes | None:
+        """What the last segment's leaf must be by `end`; None where the commit states none."""
+        return None if self.end is None else segment_leaf(self.wallet, self.segments, segment_steps, self.end)
 
     def problem(self) -> str:
         """Why the leaves are not those of the commitment, or an empty string. No leaves are no problem."""
@@ -96,15 +111,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Miss:
-    """One disagreement. Hashes are hex. `what`: "claim" (leaves and root), "before" (an opening that is not the
-    committed state or, where `replayed` is empty, a committed state that no training leads to), "leaf" (a segment's
-    end), "upload", or "root" (whole replay without leaves).
+    """One disagreement. Hashes are hex. `what`: "claim" (leaves and root), "end" (the parts of the last state that the
+    commit states do not make up its leaf), "before" (an opening that is not the committed state or, where `replayed` is
+    empty, a committed state that no training leads to), "leaf" (a segment's end), "upload", or "root" (whole replay
+    without leaves).
 
     `deviation`: distance of the committed end weights from the replayed ones, over how far the segment moved; None
     without an after-state that is the committed one.
     """
 
-    what: Literal["claim", "before", "leaf", "upload", "root"]
+    what: Literal["claim", "end", "before", "leaf", "upload", "root"]
     segment: int
     committed: str
     replayed: str
@@ -118,8 +134,9 @@ class Case:
 
     published: flat fp32 weights whose hash stands in the order. features, targets: the contributor's partition.
     drawn: 1-based segments. before_states, after_states: opened states by drawn segment; without a before-state the
-    replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn. frozen:
-    the tensors that are not trained, where the spec names a file of them.
+    replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn.
+    moments: those whose hash `work` names, needed where the replay begins at the shard's start. frozen: the tensors
+    that are not trained, where the spec names a file of them.
     """
 
     spec: TrainingSpec
@@ -132,19 +149,35 @@ class Case:
     upload: bytes | None = None
     before_states: Mapping[int, bytes] = field(default_factory=dict)
     after_states: Mapping[int, bytes] = field(default_factory=dict)
+    moments: bytes | None = None
     frozen: FrozenWeights | None = None
+
+    @property
+    def lacks_start(self) -> bool:
+        """Whether the replay would begin with moments that are not here."""
+        if not (self.drawn and self.work.moments) or self.moments is not None or self.claim.problem():
+            return False
+        return not self.claim.leaves or (self.end_miss() is None and min(self.drawn) not in self.before_states)
+
+    def end_miss(self) -> Miss | None:
+        """Where the commit's parts of the last state are not those of its leaf: the signature alone proves it."""
+        claim, leaf = self.claim, self.claim.end_leaf(self.work.segment_steps)
+        if leaf is None or not claim.leaves or claim.leaves[claim.segments] == leaf:
+            return None
+        return Miss("end", claim.segments, claim.leaves[claim.segments].hex(), leaf.hex(), "not the last state's parts")
 
 
 @dataclass(frozen=True)
 class ReplayResult:
     """`checked`: segments compared with their leaves: the drawn ones, and those passed through on the way. `replayed`:
-    segments run. Accepted when nothing was missed."""
+    segments run. Accepted when nothing was missed. `moments`: of the shard's end, where it was reached and matched."""
 
     checked: tuple[int, ...]
     replayed: int
     threads: int
     seconds: float
     miss: Miss | None = None
+    moments: bytes | None = None
 
     @property
     def accepted(self) -> bool:
@@ -161,11 +194,13 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
     claim, drawn = case.claim, sorted(case.drawn)
     if drawn and not 1 <= drawn[0] <= drawn[-1] <= claim.segments <= case.work.max_segments:
         raise ValueError("a drawn segment is outside the shard")
+    if case.lacks_start:
+        raise ValueError("the moments that the order names are needed")
     checked: list[int] = []
-    replayed, miss = 0, None
+    replayed, miss, end = 0, None, None
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
-    elif drawn:
+    elif (miss := case.end_miss()) is None and drawn:
         runner = SegmentRunner(
             case.spec,
             case.work,
@@ -175,13 +210,16 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
             threads=threads,
             device=device,
             frozen=case.frozen,
+            moments=case.moments,
         )
         compare = _compare_leaves if claim.leaves else _compare_root
         miss = compare(runner, case, drawn, checked)
         replayed = len(checked)
         if miss is None and drawn[-1] == claim.segments:
             miss = _upload_miss(runner, claim, case.upload)
-    return ReplayResult(tuple(checked), replayed, threads, perf_counter() - started, miss)
+        if miss is None and runner.segment == claim.segments and claim.end is not None:
+            end = moments_of(runner.state_bytes())
+    return ReplayResult(tuple(checked), replayed, threads, perf_counter() - started, miss, end)
 
 
 def second_replay(case: Case, first: ReplayResult, *, device: str = "cpu") -> ReplayResult:
@@ -208,6 +246,8 @@ def _compare_leaves(runner: SegmentRunner, case: Case, drawn: Sequence[int], che
                 after = case.after_states.get(present)
                 off = None if after is None else _deviation(runner, claim, before, after)
                 return Miss("leaf", present, claim.leaves[present].hex(), leaf.hex(), deviation=off)
+            if not runner.finite():
+                return Miss("before", present, leaf.hex(), "", NOT_FINITE)
     return None
 
 
@@ -219,31 +259,33 @@ def _compare_root(runner: SegmentRunner, case: Case, drawn: Sequence[int], check
         checked.append(runner.segment)
     leaves = shard_leaves(claim.order_hash, claim.wallet, case.work.segment_steps, hashes, claim.upload_hash)
     top = merkle.root(leaves)
-    return None if top == claim.root else Miss("root", claim.segments, claim.root.hex(), top.hex())
+    if top != claim.root:
+        return Miss("root", claim.segments, claim.root.hex(), top.hex())
+    if claim.end is not None and claim.end != hashes[-1]:
+        return Miss("end", claim.segments, claim.end.hex(), hashes[-1].hex(), "not the last state's parts")
+    return None
 
 
 def _load_before(runner: SegmentRunner, case: Case, segment: int, opened: bytes) -> Miss | None:
     """Takes the runner to the opened state if it is the committed one of segment - 1."""
     claim = case.claim
-    hashed = hashlib.sha256(opened).digest()
-    if segment == 1:  # nothing was trained yet: the published weights are the state
-        return (
-            None if hashed == runner.state_hash() else Miss("before", 1, "", hashed.hex(), "not the published weights")
-        )
+    hashed = hash_state(opened)
+    if segment == 1:  # nothing was trained yet: the order names the state
+        if hashed != start_hash(case.published, case.work):
+            return Miss("before", 1, "", hashed.hex(), "not what the order begins with")
+        runner.load_state(opened)
+        return None
     leaf = segment_leaf(claim.wallet, segment - 1, runner.work.segment_steps, hashed)
     if leaf != claim.leaves[segment - 1]:
         return Miss("before", segment, claim.leaves[segment - 1].hex(), leaf.hex(), "not the committed state")
     try:
-        weights, moments, _, _ = read_state(opened, len(case.published))
         runner.load_state(opened)
+        problem = "" if runner.finite() else NOT_FINITE
     except ValueError as error:
-        return Miss("before", segment, leaf.hex(), "", str(error))
-    if not (np.isfinite(weights).all() and np.isfinite(moments).all()):
-        # what is not a number stays so under every step: such states commit to segments that nobody has to train
-        return Miss("before", segment, leaf.hex(), "", "the state is not finite")
-    if runner.segment != segment - 1:
-        return Miss("before", segment, leaf.hex(), "", "the state is of another segment")
-    return None
+        problem = str(error)
+    if not problem and runner.segment != segment - 1:
+        problem = "the state is of another segment"
+    return Miss("before", segment, leaf.hex(), "", problem) if problem else None
 
 
 def _upload_miss(runner: SegmentRunner, claim: Claim, upload: bytes | None) -> Miss | None:
@@ -261,7 +303,7 @@ def _upload_miss(runner: SegmentRunner, claim: Claim, upload: bytes | None) -> M
 
 def _deviation(runner: SegmentRunner, claim: Claim, before: np.ndarray, after: bytes) -> float | None:
     segment = runner.segment
-    leaf = segment_leaf(claim.wallet, segment, runner.work.segment_steps, hashlib.sha256(after).digest())
+    leaf = segment_leaf(claim.wallet, segment, runner.work.segment_steps, hash_state(after))
     if leaf != claim.leaves[segment]:
         return None
     try:

@@ -18,8 +18,9 @@ from time import perf_counter
 import numpy as np
 
 from cloudlinkup.training.quantize import quantise
-from cloudlinkup.training.segments import SegmentRunner, read_state
-from cloudlinkup.verify.replay import Case, Miss, ReplayResult, _load_before
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.states import hash_state, moments_of, read_state
+from cloudlinkup.verify.replay import NOT_FINITE, Case, Miss, ReplayResult, _load_before
 from cloudlinkup.wire.hashes import segment_leaf
 
 
@@ -56,7 +57,7 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
     miss = None
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
-    else:
+    elif (miss := case.end_miss()) is None:
         runner = SegmentRunner(
             case.spec,
             case.work,
@@ -73,7 +74,9 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
                 miss = _upload_miss(case, case.after_states[segment])
             if miss is not None:
                 break
-    return ReplayResult(tuple(checked), len(checked), threads, perf_counter() - started, miss)
+    ends = miss is None and claim.end is not None and claim.segments in case.drawn
+    end = moments_of(case.after_states[claim.segments]) if ends else None  # theirs, as committed
+    return ReplayResult(tuple(checked), len(checked), threads, perf_counter() - started, miss, end)
 
 
 def _segment_miss(runner: SegmentRunner, case: Case, segment: int, tolerance: float, checked: list[int]) -> Miss | None:
@@ -81,13 +84,13 @@ def _segment_miss(runner: SegmentRunner, case: Case, segment: int, tolerance: fl
     if found := _load_before(runner, case, segment, before):
         return found
     steps, committed = case.work.segment_steps, case.claim.leaves[segment]
-    given = segment_leaf(case.claim.wallet, segment, steps, hashlib.sha256(after).digest())
+    given = segment_leaf(case.claim.wallet, segment, steps, hash_state(after))
     if given != committed:
         return Miss("before", segment, committed.hex(), given.hex(), "the after-state is not the committed one")
-    if segment == 1:  # its leaf is that of the first segment's end: the start is the published weights
-        runner.load_state(before)
     runner.run_segment()
     checked.append(segment)
+    if not runner.finite():
+        return Miss("before", segment, committed.hex(), "", NOT_FINITE)
     ours = runner.state_bytes()
     try:
         off = deviation(before, ours, after, len(case.published))
@@ -95,7 +98,7 @@ def _segment_miss(runner: SegmentRunner, case: Case, segment: int, tolerance: fl
         return Miss("leaf", segment, committed.hex(), "", str(error))
     if off <= tolerance:
         return None
-    leaf = segment_leaf(case.claim.wallet, segment, steps, hashlib.sha256(ours).digest())
+    leaf = segment_leaf(case.claim.wallet, segment, steps, hash_state(ours))
     why = f"further off than the tolerance of {tolerance:.3g}"
     return Miss("leaf", segment, committed.hex(), leaf.hex(), why, deviation=off if np.isfinite(off) else None)
 

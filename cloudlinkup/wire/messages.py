@@ -38,6 +38,17 @@ class Document(Frozen):
     genesis: Key
     program: Key
 
+    # later fields: left out of the signed text at their defaults, so that both sides may be of an earlier version
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = handler(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                document.pop(name, None)
+        return document
+
 
 class Delegation(Document):
     """Signed once by the cold wallet: this agent key works, and is paid, for me at this gateway until then (unix s)."""
@@ -90,19 +101,12 @@ class Hello(Document):
     share: Annotated[float, Field(ge=LEAST_SHARE, le=1)]  # duty limit: part of one device's time that is offered
     ask: U64  # base units for one hour of the device at full duty, or per `ask_per`
     version: Short
-    # later fields: left out of the signed text at their defaults, so that both sides may be of an earlier version
     ask_per: AskPer = "hour"
     reserve: U64 | None = None  # in the ask's unit: taken where a budget does not reach the asks
     windows: Annotated[tuple[tuple[Minute, Minute], ...], Field(max_length=MOST_WINDOWS)] = ()  # of a day, UTC
     extras: Annotated[tuple[Short, ...], Field(max_length=8)] = ()  # optional parts that are installed, with versions
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document = handler(self)
-        for name in ("ask_per", "reserve", "windows", "extras"):
-            if getattr(self, name) == type(self).model_fields[name].default:
-                document.pop(name, None)
-        return document
+    later: ClassVar[tuple[str, ...]] = ("ask_per", "reserve", "windows", "extras")
 
 
 class Order(Document):
@@ -129,6 +133,10 @@ class Order(Document):
     max_bytes: U64  # of one uploaded blob
     numeric_mode: Literal["fp32"]
     result_key: Hex32  # X25519 of the flow, for this job
+    moments: Hex32 | None = None  # SHA-256 of the optimizer state that the seat begins with; None: fresh
+    steps_before: U64 = 0  # optimizer steps that are in it
+
+    later: ClassVar[tuple[str, ...]] = ("moments", "steps_before")
 
 
 class Ack(Document):
@@ -138,11 +146,14 @@ class Ack(Document):
     order: Hex32
 
 
-BadReason = Literal["seat", "terms", "hash", "seal", "spec", "weights", "data", "memory", "credit", "inclusion"]
+BadReason = Literal[
+    "seat", "terms", "hash", "seal", "spec", "weights", "data", "memory", "credit", "inclusion", "moments"
+]
 
 
 class BadShard(Document):
-    """The order is refused before any work. Costs no reputation. `weights`: send the whole snapshot."""
+    """The order is refused before any work. Costs no reputation. `weights`: send the whole snapshot; `moments`: let it
+    begin afresh."""
 
     purpose: Literal["cloudlinkup bad shard 1"] = "cloudlinkup bad shard 1"
     order: Hex32
@@ -158,6 +169,11 @@ class Commit(Document):
     root: Hex32
     segments: Annotated[int, Field(ge=0, le=10_000)]
     upload: Hex32  # SHA-256 of the plaintext quantised update
+    # where optimizer state is kept, of the state after the last segment: SHA-256 of the weights, of the moments
+    end_weights: Hex32 | None = None
+    end_moments: Hex32 | None = None
+
+    later: ClassVar[tuple[str, ...]] = ("end_weights", "end_moments")
 
 
 D = TypeVar("D", bound=Document)

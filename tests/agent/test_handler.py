@@ -21,6 +21,7 @@ from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.training.states import hash_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.replay import shard_leaves
 from cloudlinkup.wire.calls import FinishCall, TrainReply, WeightsRef
@@ -45,7 +46,7 @@ def honest(flow: Flow, signed: Signed) -> tuple[list[bytes], list[bytes], bytes]
     while runner.run_segment():
         states.append(runner.state_bytes())
     update = quantise(runner.update())
-    hashes = [hashlib.sha256(state).digest() for state in states[1:]]
+    hashes = [hash_state(state) for state in states[1:]]
     wallet = bytes(Pubkey.from_string(flow.wallet))
     leaves = shard_leaves(signed.hash, wallet, order.segment_steps, hashes, hashlib.sha256(update).digest())
     return states, leaves, update
@@ -79,7 +80,7 @@ async def test_openings_prove_their_states(desk: Desk) -> None:
         assert await desk.flow.open(opening.state, order, "opening", opening.at) == states[opening.at]
         steps = [(step.left, step.hash) for step in opening.path]
         assert merkle.check_at(leaves[opening.at], opening.at, len(leaves), steps, bytes.fromhex(commit.root))
-    leaf = segment_leaf(bytes(Pubkey.from_string(desk.flow.wallet)), 2, STEPS, hashlib.sha256(states[2]).digest())
+    leaf = segment_leaf(bytes(Pubkey.from_string(desk.flow.wallet)), 2, STEPS, hash_state(states[2]))
     assert leaf == leaves[2]
     after = await desk.challenge(desk.flow.challenge(signed, commit, open=(3,), after=True))
     assert [o.at for o in after.openings] == [2, 3]

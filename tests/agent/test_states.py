@@ -1,11 +1,12 @@
-import hashlib
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cloudlinkup.agent.files import OrderFolder
 from cloudlinkup.agent.states import StateWriter
+from cloudlinkup.training.states import fresh_moments, hash_state, start_state
 
 
 def folder(root: Path, order: str = "a") -> OrderFolder:
@@ -19,11 +20,11 @@ def test_states_are_hashed_and_stored_in_order(tmp_path: Path) -> None:
     with StateWriter(place) as writer:
         assert writer.last() is None
         for at in range(4):
-            state = bytes([at]) * 1000
+            state = start_state(np.full(80, at, np.float32), fresh_moments(80))
             writer.put(at, state)
             stored = writer.last()
             assert stored is not None and writer.last() is None
-            assert (stored.at, stored.sha256) == (at, hashlib.sha256(state).digest())
+            assert (stored.at, stored.hash) == (at, hash_state(state))
             assert place.state(at) == state
 
 

@@ -172,6 +172,20 @@ def test_the_slowest_seat_gets_three_segments_and_shares_follow_speed() -> None:
     assert {s.seat: s.steps for s in plan_round(plan, 2, 800, slower).seats}.get(0, 0) < steps[0] / 4
 
 
+def test_kept_state_takes_short_rounds_of_short_segments() -> None:
+    profile = {"overhead": 0.0, "per_sample": 1e-3}
+    facts = {"features": {}, "samples": 320_000, "batch": 32, "profile": profile, "kept": True}
+    long = JobFacts.model_validate(facts)
+    plan = plan_job(long, _ranked([1.0, 2.0, 4.0, 8.0]), predictor="p", version="0")
+    assert plan.kept and (plan.local_steps, plan.rounds) == (25, 100)
+    assert 1 <= plan.segment_steps <= 5
+    equal = plan_job(long, _ranked([1.0] * 4), predictor="p", version="0")
+    assert equal.segment_steps == 5
+    short = plan_job(long.model_copy(update={"samples": 32 * 100}), _ranked([1.0] * 4), predictor="p", version="0")
+    assert short.local_steps == 15 and short.total_steps == 100
+    assert not plan_job(long.model_copy(update={"kept": False}), _ranked([1.0]), predictor="p", version="0").kept
+
+
 def test_caps_bind_and_nobody_left_is_an_error() -> None:
     plan = _plan_of([1.0, 1.0])
     found = plan_round(plan, 1, plan.total_steps, plan.predictions, most_steps={0: 20})

@@ -16,6 +16,7 @@ from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from flows.quote import replay_quote
 from models.auditing import ANSWER_BYTES, audit_cost, shard_cost
 from models.facts import Candidate, JobFacts, Limits
+from models.plan import plan_round
 from models.predictor import Predictor
 from models.quote import Quote, QuoteInputs, quote_job, requote
 from models.reasons import Goal
@@ -104,6 +105,22 @@ def test_the_audit_is_part_of_the_time_and_has_its_own_figures(
     assert quote.seconds_p50 == pytest.approx(fixed + quote.plan.total_steps / rate)
     priced = ask(heavy, limits.model_copy(update={"own_hourly": HOUR}), market)
     assert priced.audit_cost == round(HOUR * quote.audit_seconds / 3600)
+
+
+def test_kept_state_is_named_and_its_openings_counted(heavy: JobFacts, limits: Limits, market: list[Candidate]) -> None:
+    quote = ask(heavy.model_copy(update={"kept": True}), limits, market)
+    assert any("train.rounds: kept" in note for note in quote.notes)
+    assert not any("train.rounds" in note for note in ask(heavy, limits, market).notes)
+    plan, count = quote.plan.model_copy(update={"seats": quote.plan.seats * 4}), heavy.features["parameters"]
+    assert len(plan.seats) >= 4  # every second start is then opened
+    facts = heavy.model_copy(update={"kept": True})
+    first = plan_round(quote.plan, 1, quote.plan.total_steps, quote.plan.predictions)
+    fresh = audit_cost(plan.model_copy(update={"kept": False}), facts, first)
+    more = audit_cost(plan, facts, first).bytes - fresh.bytes
+    assert more > 0 and fresh.segments <= audit_cost(plan, facts, first).segments
+    costs = ReplayCosts(segment_seconds=1.0, opening_seconds=100.0, start_seconds=70.0)
+    asked = shard_cost(5, costs, 24 + 12 * int(count), first=False, small=True)
+    assert asked.bytes == pytest.approx(ANSWER_BYTES + 8 * count + 8)
 
 
 @pytest.mark.parametrize(("first", "small"), [(True, False), (False, True), (False, False)])

@@ -13,6 +13,7 @@ from cloudlinkup.tables.recipe import CategoryColumn, NumberColumn, Preprocessin
 from cloudlinkup.training.baseline import train_alone
 from cloudlinkup.training.data import check_rows
 from cloudlinkup.training.evaluate import score
+from cloudlinkup.types import parse_job
 
 
 def same(one: Prepared, two: Prepared) -> bool:
@@ -256,3 +257,18 @@ def test_class_weights(shop, diabetes, make_job):
         prepare(shop, make_job(label="outcome", class_weights=[1, 2, 3]))
     with pytest.raises(BadInput, match="has no classes"):
         prepare(diabetes, make_job(label="progression", task="regression", class_weights="balanced"))
+
+
+def test_how_rounds_are_made_is_chosen_given_or_refused(shop, make_job):
+    rows = len(prepare(shop, make_job(label="outcome")).targets)
+    for samples, found in ((2 * rows, "kept"), (20 * rows, "stateless")):
+        assert prepare(shop, make_job(label="outcome", samples=samples)).spec.rounds == found
+    for wanted in ("kept", "stateless"):
+        assert prepare(shop, make_job(label="outcome", rounds=wanted)).spec.rounds == wanted
+    search = {"kind": "ensemble", "members": 2}
+    job = make_job(label="outcome", samples=2 * rows)
+    with_search = {**job.model_dump(mode="json"), "search": search}
+    assert prepare(shop, parse_job(with_search)).spec.rounds == "stateless"
+    with_search["train"]["rounds"] = "kept"
+    with pytest.raises(BadInput, match="change hands"):
+        parse_job(with_search)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from cloudlinkup.training.data import pack_partition, shard_rows, unpack_partition
 from cloudlinkup.training.outer import Published, apply_delta
 from cloudlinkup.training.quantize import quantise
-from cloudlinkup.training.schedule import factor, rate
+from cloudlinkup.training.schedule import choose_rounds, factor, outer_momentum, rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 
 REGRESSION = TrainingSpec("regression", {"kind": "mlp", "hidden": [], "activation": "relu"}, 3, 2, 4, 0.01, 0)
@@ -140,3 +142,46 @@ def test_the_schedule_goes_on_where_the_last_round_ended():
     rates = [rate(1.0, work, i) for work in (first, second) for i in range(50)]
     whole = [rate(1.0, ShardWork(b"", 10, 10, 0, 800_000), i) for i in range(100)]
     assert rates == pytest.approx(whole) and rates[0] > 0
+
+
+def test_nesterov_momentum_is_torchs_and_survives_a_restart():
+    import torch
+
+    rng = np.random.default_rng(1)
+    start = rng.standard_normal(200).astype(np.float32)
+    theirs = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.SGD([theirs], lr=1.0, momentum=0.6, nesterov=True)
+    ours = Published(start)
+    for number in range(6):
+        update = rng.standard_normal(200).astype(np.float32) * 0.1
+        theirs.grad = torch.from_numpy(-update)
+        optimizer.step()
+        ours.step(update, 0.6)
+        np.testing.assert_allclose(ours.weights, theirs.detach().numpy(), atol=1e-5)
+        if number == 2:
+            ours = Published.from_bytes(ours.to_bytes())
+    plain = Published(start)
+    plain.step(update)
+    np.testing.assert_array_equal(plain.weights, start + update)
+    assert plain.velocity is None and Published.from_bytes(plain.to_bytes()).velocity is None
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    ours = Published(np.ones(5, np.float32))
+    ours.step(np.full(5, 0.1, np.float32), 0.4)
+    before = ours.to_bytes()
+    with pytest.raises(ValueError):
+        ours.step(np.full(5, np.finfo(np.float32).max, np.float32), 0.4)
+    assert ours.to_bytes() == before
+
+
+def test_momentum_waits_until_the_start_is_over_and_auto_chooses_by_task_and_passes():
+    kept = replace(REGRESSION, rounds="kept")
+    text = replace(kept, task="next_token")
+    assert [outer_momentum(kept, p) for p in (0.0, 0.19, 0.2, 1.0)] == [0.0, 0.0, 0.4, 0.4]
+    assert outer_momentum(text, 0.5) == 0.6
+    assert outer_momentum(REGRESSION, 0.5) == 0.0
+    assert choose_rounds("next_token", 10**9, 10) == "kept"
+    assert choose_rounds("classification", 128_000, 48_000) == "kept"  # 2.7 passes
+    assert choose_rounds("classification", 512_000, 48_000) == "stateless"
+    assert choose_rounds("classification", 128_000, 1_437) == "stateless"

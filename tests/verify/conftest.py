@@ -14,6 +14,7 @@ from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
+from cloudlinkup.training.states import hash_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.replay import Case, Claim, shard_leaves
 
@@ -56,7 +57,7 @@ class Scene:
             runner.run_segment()
             states.append(runner.state_bytes())
         upload = quantise(runner.update())
-        hashes = [hashlib.sha256(state).digest() for state in states[1:]]
+        hashes = [hash_state(state) for state in states[1:]]
         leaves = shard_leaves(ORDER, WALLET, self.work.segment_steps, hashes, hashlib.sha256(upload).digest())
         return Shard(runner, states, leaves, upload)
 

@@ -12,6 +12,7 @@ from solders.keypair import Keypair
 from cloudlinkup.crypto.identity import Signer
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.states import hash_state
 from cloudlinkup.verify import evidence, merkle
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import make_evidence, recheck, write_evidence
@@ -66,7 +67,7 @@ def rejected(scene, kind, agent=AGENT, with_states=True):
         ),
     )
     shard = scene.run(kind)
-    hashes = [hashlib.sha256(state).digest() for state in shard.states[1:]]
+    hashes = [hash_state(state) for state in shard.states[1:]]
     upload_hash = hashlib.sha256(shard.upload).digest()
     leaves = shard_leaves(order.hash, bytes(WALLET.public), scene.work.segment_steps, hashes, upload_hash)
     root = merkle.root(leaves)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.states import hash_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings, plan_replay, replay, second_replay, shard_leaves
 from tests.verify.conftest import ORDER, WALLET
@@ -115,7 +116,7 @@ def test_the_upload_is_tied_to_the_last_segment(scene, honest):
     hashed = hashlib.sha256(boosted).digest()
     from cloudlinkup.verify.replay import shard_leaves
 
-    hashes = [hashlib.sha256(state).digest() for state in honest.states[1:]]
+    hashes = [hash_state(state) for state in honest.states[1:]]
     leaves = shard_leaves(honest.claim().order_hash, honest.claim().wallet, 10, hashes, hashed)
     claim = replace(honest.claim(), upload_hash=hashed, leaves=tuple(leaves), root=merkle.root(leaves))
     case = scene.case(honest, {6}, claim=claim, upload=boosted)
@@ -212,7 +213,7 @@ def test_states_that_are_not_finite_pass_for_no_work(scene, honest):
     states = [honest.states[0]]
     for k in range(1, 7):
         states.append(honest.states[0][:16] + nothing + (k * scene.work.segment_steps).to_bytes(8, "little"))
-    hashes = [hashlib.sha256(state).digest() for state in states[1:]]
+    hashes = [hash_state(state) for state in states[1:]]
     upload = hashlib.sha256(honest.upload).digest()
     leaves = shard_leaves(ORDER, WALLET, scene.work.segment_steps, hashes, upload)
     forged = replace(honest, states=states, leaves=leaves)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cloudlinkup.training.quantize import quantise
-from cloudlinkup.training.segments import SegmentRunner, read_state
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.states import hash_state, read_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.calibration import (
     CHEAT_SHARE,
@@ -112,7 +113,7 @@ def test_the_upload_is_their_end_state_exactly(scene, elsewhere):
     theirs = read_state(elsewhere.states[6], len(scene.published))[0]
     assert elsewhere.upload == quantise(theirs - scene.published)
     boosted = quantise((theirs - scene.published) * np.float32(3))
-    hashes = [hashlib.sha256(state).digest() for state in elsewhere.states[1:]]
+    hashes = [hash_state(state) for state in elsewhere.states[1:]]
     leaves = shard_leaves(ORDER, WALLET, 10, hashes, hashlib.sha256(boosted).digest())
     claim = replace(
         elsewhere.claim(),

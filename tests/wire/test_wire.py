@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import pickle
 from typing import Any
 
@@ -156,6 +158,21 @@ def test_sign_and_verify() -> None:
 def test_document_holds_for_one_signer_chain_and_program(change: dict[str, str]) -> None:
     with pytest.raises(ProtocolError):
         verify(Ack, SIGNED, **{**NAMES, **change})
+
+
+def test_later_fields_leave_earlier_documents_as_they_were() -> None:
+    """Both sides may be of an earlier version: at its default a field is not in the text that is signed."""
+    zero, place = "0" * 64, {"genesis": GENESIS, "program": PROGRAM_ID}
+    commit = Commit(order=zero, root=zero, segments=1, upload=zero, **place)
+    assert "end_" not in sign(SIGNER, commit).text
+    later = commit.model_copy(update={"end_weights": "1" * 64, "end_moments": "2" * 64})
+    signed = sign(SIGNER, later)
+    assert verify(Commit, signed, **NAMES) == later and "end_moments" in signed.text
+    spelled = {**json.loads(sign(SIGNER, commit).text), "end_moments": None}
+    text = json.dumps(spelled, sort_keys=True, separators=(",", ":"))
+    signature = base64.b64encode(SIGNER.sign_text(Pubkey.from_string(ACK.program), text.encode())).decode()
+    with pytest.raises(ProtocolError, match="canonical"):
+        verify(Commit, Signed(text=text, signer=str(SIGNER.public), signature=signature), **NAMES)
 
 
 @pytest.mark.parametrize("kind", [BadShard, Commit])
