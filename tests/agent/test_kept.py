@@ -105,7 +105,8 @@ async def test_what_it_does_not_have_is_refused_and_a_fresh_order_taken(desk: De
 async def test_steps_that_the_state_does_not_have_are_refused(desk: Desk) -> None:
     first, _, _ = await kept_round(desk, 1)
     moments = sha256(moments_of(states(desk, first, None)[-1]))
-    for changes in ({"moments": moments, "steps_before": 5}, {"steps_before": 5}):
+    lies: list[dict[str, Any]] = [{"moments": moments, "steps_before": 5}, {"steps_before": 5}]
+    for changes in lies:
         reply, ack = await desk.train(await desk.flow.call(desk.flow.order(round=2, **changes)))
         assert (reply, desk.flow.bad(ack).reason) == (None, "terms")
 

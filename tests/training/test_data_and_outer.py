@@ -160,9 +160,9 @@ def test_nesterov_momentum_is_torchs_and_survives_a_restart():
         np.testing.assert_allclose(ours.weights, theirs.detach().numpy(), atol=1e-5)
         if number == 2:
             ours = Published.from_bytes(ours.to_bytes())
-    plain = Published(start)
-    plain.step(update)
-    np.testing.assert_array_equal(plain.weights, start + update)
+    plain, once = Published(start), np.full(200, 0.1, np.float32)
+    plain.step(once)
+    np.testing.assert_array_equal(plain.weights, start + once)
     assert plain.velocity is None and Published.from_bytes(plain.to_bytes()).velocity is None
 
 

@@ -88,7 +88,7 @@ def test_four_rounds_replay_bit_for_bit(scene, rounds):
         for drawn in ({1}, {3}, {1, 2, 3}):
             result = replay(one.case(scene, drawn))
             assert result.accepted, (number, result.miss)
-        assert result.moments == moments_of(one.states[-1])
+        assert result.moments is not None and result.moments == moments_of(one.states[-1])
         assert moments_steps(result.moments) == (number + 1) * SEGMENTS * STEPS
         assert replay(one.case(scene, {2})).moments is None  # the end was not reached
         opened = one.case(scene, {3}, before_states={3: one.states[2]}, moments=None)

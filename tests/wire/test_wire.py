@@ -162,8 +162,8 @@ def test_document_holds_for_one_signer_chain_and_program(change: dict[str, str])
 
 def test_later_fields_leave_earlier_documents_as_they_were() -> None:
     """Both sides may be of an earlier version: at its default a field is not in the text that is signed."""
-    zero, place = "0" * 64, {"genesis": GENESIS, "program": PROGRAM_ID}
-    commit = Commit(order=zero, root=zero, segments=1, upload=zero, **place)
+    zero = "0" * 64
+    commit = Commit(genesis=GENESIS, program=PROGRAM_ID, order=zero, root=zero, segments=1, upload=zero)
     assert "end_" not in sign(SIGNER, commit).text
     later = commit.model_copy(update={"end_weights": "1" * 64, "end_moments": "2" * 64})
     signed = sign(SIGNER, later)
