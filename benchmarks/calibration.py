@@ -19,55 +19,37 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.plans import DISPATCH, FIELD, PLACES, SECONDS, STEPS, VANISH, cases_by_job, ranked
-from models.facts import JobFacts
-from models.leave_out import Case
-from models.plan import plan_job
-from models.simulator import Machine, simulate
+from benchmarks.fields import draw_field, machines, make_plan, wilson
+from models.simulator import World, simulate
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GOAL = (0.93, 0.98)  # of deadlines stated at 95%
 SEED = 2
 
 
-def run_one(by_job: list[list[Case]], rng: np.random.Generator, sigma: float, race: bool) -> dict[str, float] | None:
+def run_one(rng: np.random.Generator, sigma: float, race: bool) -> dict[str, float] | None:
     """Whether each level was kept, and the plain figure; None for a job that nobody could finish."""
-    hosts = by_job[int(rng.integers(len(by_job)))]
-    picks = rng.integers(0, len(hosts), FIELD)
-    true = np.exp([hosts[i].truth for i in picks]) * np.exp(rng.normal(0, sigma, FIELD))
-    guess = np.exp([hosts[i].predicted["rank-1"] for i in picks])
-    scale = SECONDS / (STEPS / float((1 / np.sort(true)[:PLACES]).sum()))
-    true, guess = true * scale, guess * scale
-    until = np.where(rng.random(FIELD) < VANISH, rng.random(FIELD) * SECONDS, np.inf)
-    everybody = ranked(np.argsort(guess, kind="stable")[: 2 * PLACES], guess)
-    profile = {"overhead": 0.0, "per_sample": 1.0}
-    job = JobFacts.model_validate({"features": {}, "samples": STEPS, "batch": 1, "profile": profile})
-    spare = everybody[PLACES:] if race else []
-    plan = plan_job(job, everybody[:PLACES], predictor="rank-1", version="0", spare=spare)
-    machines = [Machine(float(true[int(s.agent)]), float(until[int(s.agent)])) for s in plan.everybody]
-    done = simulate(plan, machines, rng, dispatch=DISPATCH)
-    if done.estimate is None or not np.isfinite(done.seconds):
+    field = draw_field(rng, sigma, size=60, places=8)
+    plan = make_plan(field, field.guess["rank-1"], racers=None if race else 0)
+    crowd = machines(field, plan)
+    done = simulate(plan, crowd, rng, World(dispatch=5.0))
+    if not done.told or not np.isfinite(done.seconds):
         return None
-    took = done.seconds - done.at
-    kept = {f"{level:g}": float(took <= done.estimate.quantile(level)) for level in LEVELS}
-    speeds = sum(1 / machines[s].seconds for s in done.kept)
-    rest = STEPS / speeds  # of those that stayed to the end; the first round's steps are a small part
-    return kept | {"plain": float(took <= rest), "rounds": (took - (done.rounds - 1) * DISPATCH) / rest}
+    told = done.told[0]
+    took = done.seconds - told.at
+    kept = {f"{level:g}": float(took <= told.estimate.quantile(level)) for level in LEVELS}
+    speeds = sum(1 / crowd[s].seconds for s in done.kept)
+    rest = field.steps / speeds  # of those that stayed to the end; the first round's steps are a small part
+    return kept | {"plain": float(took <= rest), "rounds": (took - (done.rounds - 1) * 5.0) / rest}
 
 
-def wilson(share: float, n: int) -> list[float]:
-    z = 1.96
-    middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return [float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))]
-
-
-def table(by_job: list[list[Case]], jobs: int, sigma: float) -> dict[str, Any]:
+def table(jobs: int, sigma: float) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
-    rows = [row for i in range(jobs) if (row := run_one(by_job, rng, sigma, race=i % 2 == 0)) is not None]
+    rows = [row for i in range(jobs) if (row := run_one(rng, sigma, race=i % 2 == 0)) is not None]
     out: dict[str, Any] = {"jobs": jobs, "finished": len(rows)}
     for name in (*(f"{level:g}" for level in LEVELS), "plain"):
         share = float(np.mean([row[name] for row in rows]))
-        out[name] = {"kept": share, "interval": wilson(share, len(rows))}
+        out[name] = {"kept": share, "interval": wilson(round(share * len(rows)), len(rows))}
     out["rounds"] = float(np.median([row["rounds"] for row in rows]))
     return out
 
@@ -77,8 +59,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    by_job = cases_by_job()
-    found = {f"{sigma:g}": table(by_job, given.jobs, sigma) for sigma in (0.0, 0.3, 0.5)}
+    found = {f"{sigma:g}": table(given.jobs, sigma) for sigma in (0.0, 0.3, 0.5)}
     if given.json:
         print(json.dumps({"benchmark": "calibration", "seed": SEED, "goal": GOAL, "sigma": found}, indent=1))
         return

@@ -155,7 +155,7 @@ def _plans(inputs: QuoteInputs, selection: Selection, group: Sequence[Ranked], p
     if inputs.search is not None:
         return [plan(())]
     racers = racing(group, selection.spare) if len(group) == len(selection.chosen) else ()
-    spares = [racers, ()] if racers else [()]
+    spares = [racers, racers[: len(group)], ()] if racers else [()]
     found: list[JobPlan] = []
     for spare in spares:
         alone = plan(spare)
@@ -197,7 +197,7 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
                 continue
             found.append((plan, numbers, group))
             if numbers.hard_cap <= inputs.limits.budget or not inputs.budget_binds:
-                break  # without race and newcomer only where the budget cannot hold them
+                break  # a smaller race or none, and no newcomer, only where the budget cannot hold them
     return found
 
 

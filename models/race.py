@@ -1,8 +1,8 @@
 """The race of round 0: who of those that took part in the pilot is kept.
 
-Up to twice as many contributors as the job has places do the pilot (`plan.plan_pilot`), a few segments each, that are
-verified and paid like any shard. Everybody is paid the same price a step, so the best are those that take least time
-for a valid on-time step:
+More contributors than the job has places (`racing` says how many) do the pilot (`plan.plan_pilot`), a few segments
+each, that are verified and paid like any shard. Everybody is paid the same price a step, so the best are those that
+take least time for a valid on-time step:
 
     measured seconds a step / (on time x valid)
 
@@ -24,7 +24,7 @@ from math import inf
 from models.estimate import Estimate, estimate
 from models.facts import Prediction, TrackRecord
 from models.plan import JobPlan
-from models.selection import reliability
+from models.selection import Ranked, reliability
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,26 @@ def keep(racers: Sequence[Racer], places: int, *, steps: int, seconds_left: floa
             return kept
         found.append(kept)
     return found[-1]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A seat without work that is here: it was not kept, or was lost. `mean`: log seconds a step, as known."""
+
+    seat: int
+    mean: float
+    measured: bool
+
+
+def returning(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:
+    """Who of them takes the `free` places: the fastest that were measured first."""
+    order = sorted(waiting, key=lambda w: (not w.measured, w.mean, w.seat))
+    return tuple(w.seat for w in order[: max(0, free)])
+
+
+def latecomers(ranked: Sequence[Ranked], price: int, free: int) -> tuple[Ranked, ...]:
+    """Who of those that never had a seat, best first, takes the `free` places left: only who takes the job's price."""
+    return tuple([r for r in ranked if r.ask <= price][: max(0, free)])
 
 
 def stranded_by_race(plan: JobPlan) -> int:

@@ -62,8 +62,8 @@ def replay(past: PastJob, predictor: Predictor) -> tuple[float, float]:
         took = 0.0
         for seat in split.seats:
             each = past.seconds[seat.seat] * seat.segment_steps
-            done = min(seat.max_segments, int(split.time_box / each))
-            took = max(took, min(split.time_box, seat.max_segments * each))
+            done = min(seat.max_segments, int(seat.time_box / each))
+            took = max(took, min(seat.time_box, seat.max_segments * each))
             cost += done * each * past.candidates[seat.seat].share
             left -= done * seat.segment_steps
             belief = beliefs[seat.seat]
@@ -71,7 +71,7 @@ def replay(past: PastJob, predictor: Predictor) -> tuple[float, float]:
             beliefs[seat.seat] = (
                 belief.observe(done * each, done * seat.segment_steps, done)
                 if done
-                else belief.observe(2 * split.time_box, seat.segment_steps, 1)
+                else belief.observe(2 * seat.time_box, seat.segment_steps, 1)
             )
         makespan += took
         speeds = {seat: belief.prediction for seat, belief in beliefs.items()}

@@ -21,6 +21,7 @@ from scipy.special import betaincinv
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
 from models.goodput import efficiency, most_useful
 from models.pricing import step_ask, unpayable
+from models.racing import MOST
 from models.reputation import standing
 
 LEAST_STEPS = 30  # three segments of ten: fewer are not worth a seat
@@ -153,7 +154,7 @@ def select(
         if len(chosen) < most:
             chosen.append(entry)
             continue
-        if len(spare) < most:
+        if len(spare) < (MOST - 1) * most:
             spare.append(entry)
         if is_new(entry):
             newcomers.append(entry)

@@ -1,88 +1,205 @@
 """One job as it would go, by the product's own pilot, race, rounds and corrections, against simulated machines.
 
-A machine has a true time per step (hidden from the planner), a moment when it vanishes, and jitter. What a round costs
-beside training is `dispatch`. Nothing of planning is written a second time here: `plan_pilot`, `keep`, `plan_round` and
-`Correction` are called as the flow calls them.
+A machine has a true time per step (hidden from the planner), moments when it joins and vanishes, jitter, and a line
+over which each round's bytes go. What a round costs beside training and transfer is `World.dispatch`. Nothing of
+planning is written a second time here: `plan_pilot`, `keep`, `returning`, `latecomers`, `plan_round`, `Correction` and
+`estimate` are called as the flow calls them.
 
-Not here: money beyond steps, audit, several jobs at once, machines that join late, bandwidth.
+A `Simulation` goes forward by one round at a time, so that many jobs can share one fleet (`fleet`). Not here: money
+beyond steps, the audit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import exp, inf
 
 import numpy as np
 
 from models.correction import Correction
 from models.estimate import Estimate, estimate
-from models.facts import TrackRecord
-from models.plan import JobPlan, plan_pilot, plan_round
-from models.race import Racer, keep
+from models.facts import Prediction, TrackRecord
+from models.plan import JobPlan, RoundPlan, plan_pilot, plan_round
+from models.race import Racer, Waiting, keep, latecomers, returning
+from models.selection import Ranked
 
 MOST_ROUNDS = 1_000
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`seconds` a step, truly; gone after `until` seconds of the job."""
+    """`seconds` a step, truly; there from `since` until `until`, seconds of the simulation; `bandwidth` in bytes/s."""
 
     seconds: float
     until: float = inf
+    since: float = 0.0
+    bandwidth: float = inf
+
+
+@dataclass(frozen=True)
+class World:
+    """`dispatch`: seconds a round beside training and transfer. `jitter`: sigma of a shard's time in log space.
+
+    `update`: bytes a seat and round, down and up; `rows`: bytes of a partition, when a seat gets its first work.
+    """
+
+    dispatch: float = 5.0
+    jitter: float = 0.05
+    update: float = 0.0
+    rows: float = 0.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was known after a round: at which second, of which round, what of the rest."""
+
+    at: float
+    round: int
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds` in all; `busy`: machine seconds of paid steps; `estimate` and `at`: after the first round."""
+    """`seconds` in all, infinite where nobody was left; `busy`: machine seconds of paid steps; `told` by round."""
 
     seconds: float
     busy: float
     rounds: int
     kept: tuple[int, ...]
-    estimate: Estimate | None
-    at: float
+    told: tuple[Told, ...]
+    late: int = 0  # seats that were taken after the race, by returning racers and latecomers
+
+
+def always(_: int) -> bool:
+    return True
+
+
+@dataclass
+class Simulation:
+    """A job under way. `machines` by seat of `plan.everybody`; `waiting` may join later, where a place is free.
+
+    `free`: whether a seat that has no work now may be called back (its machine may have gone to another job).
+    """
+
+    plan: JobPlan
+    machines: dict[int, Machine]
+    rng: np.random.Generator
+    world: World = World()
+    waiting: Sequence[tuple[Ranked, Machine]] = ()
+    now: float = 0.0
+    free: Callable[[int], bool] = always
+    began: float = field(init=False)
+    left: int = field(init=False)
+    beliefs: dict[int, Correction] = field(init=False)
+    dropped: dict[int, Correction] = field(default_factory=dict)
+    transfer: dict[int, float] = field(default_factory=dict)
+    busy: float = 0.0
+    number: int = 0
+    late: int = 0
+    told: list[Told] = field(default_factory=list)
+    raced: bool = False
+    over: bool = False
+
+    def __post_init__(self) -> None:
+        self.began, self.left = self.now, self.plan.total_steps
+        self.beliefs = {s.seat: Correction.start(s.prediction) for s in (*self.plan.seats, *self.plan.racers)}
+        self.waiting = list(self.waiting)
+
+    def step(self) -> bool:
+        """One round; False when the job was over before it."""
+        self._refresh()
+        if self.left < self.plan.segment_steps or not self.beliefs or self.number >= MOST_ROUNDS:
+            self.over = True
+            return False
+        self.number += 1
+        pilot = self.plan.pilot_segments > 0 and not self.raced
+        delivered = self._train(self._split(pilot))
+        if pilot and any(delivered.values()):  # one that brought nothing is held again
+            self._race(delivered)
+        if self.beliefs:
+            self.told.append(Told(self.now, self.number, self._estimate()))
+        return True
+
+    def outcome(self) -> Outcome:
+        done = self.left < self.plan.segment_steps
+        took = self.now - self.began if done else inf
+        return Outcome(took, self.busy, self.number, tuple(self.beliefs), tuple(self.told), self.late)
+
+    def _refresh(self) -> None:
+        """As between rounds in the flow: who is gone leaves; free places go to racers, then to whoever came late."""
+        self.beliefs = {s: b for s, b in self.beliefs.items() if self.machines[s].until > self.now}
+        free = len(self.plan.seats) - len(self.beliefs)
+        if not self.number or free <= 0:
+            return
+        here = {s: b for s, b in self.dropped.items() if self.machines[s].until > self.now and self.free(s)}
+        back = returning([Waiting(s, b.mean, b.segments > 0) for s, b in here.items()], free)
+        for seat in back:
+            self.beliefs[seat] = self.dropped.pop(seat)
+        there = {r.candidate.agent: m for r, m in self.waiting if m.since <= self.now < m.until}
+        come = latecomers([r for r, _ in self.waiting if r.candidate.agent in there], self.plan.price, free - len(back))
+        for ranked in come:
+            seat = len(self.machines)
+            self.machines[seat] = there[ranked.candidate.agent]
+            self.beliefs[seat] = Correction.start(ranked.prediction)
+        taken = {r.candidate.agent for r in come}
+        self.waiting = [(r, m) for r, m in self.waiting if r.candidate.agent not in taken]
+        self.late += len(back) + len(come)
+
+    def _split(self, pilot: bool) -> RoundPlan:
+        speeds: Mapping[int, Prediction] = {s: b.prediction for s, b in self.beliefs.items()}
+        if pilot:
+            return plan_pilot(self.plan, self.number, self.left, speeds)
+        unmeasured = {s for s, b in self.beliefs.items() if not b.segments}
+        overheads = {s: self.transfer.get(s, 0.0) for s in speeds}
+        return plan_round(self.plan, self.number, self.left, speeds, unmeasured=unmeasured, overheads=overheads)
+
+    def _train(self, split: RoundPlan) -> dict[int, int]:
+        """Segments delivered by seat; time goes on to the end of the round."""
+        took, delivered = 0.0, {}
+        for seat in split.seats:
+            machine, fresh = self.machines[seat.seat], seat.seat not in self.transfer
+            first = (self.world.update + fresh * self.world.rows) / machine.bandwidth
+            self.transfer[seat.seat] = self.world.update / machine.bandwidth
+            each = machine.seconds * seat.segment_steps * exp(self.rng.normal(0, self.world.jitter))
+            done = min(seat.max_segments, int(seat.time_box / each))
+            mine = first + (done * each if done else seat.time_box)
+            if machine.until < self.now + mine:  # what it did is lost with it, and the loss is seen at once
+                took = max(took, machine.until - self.now)
+                continue
+            took, delivered[seat.seat] = max(took, mine), done
+            belief, steps = self.beliefs[seat.seat], done * seat.segment_steps
+            self.beliefs[seat.seat] = (
+                belief.observe(done * each, steps, done)
+                if done
+                else belief.observe(2 * seat.time_box, seat.segment_steps, 1)
+            )
+            self.left, self.busy = self.left - steps, self.busy + done * each
+        self.now += took + self.world.dispatch
+        self.beliefs = {s: b for s, b in self.beliefs.items() if self.machines[s].until > self.now}
+        return delivered
+
+    def _race(self, delivered: Mapping[int, int]) -> None:
+        racers = [Racer(s, b.prediction, delivered.get(s, 0), TrackRecord()) for s, b in self.beliefs.items()]
+        kept = keep(racers, len(self.plan.seats), steps=self.left, seconds_left=inf)
+        self.raced = True
+        self.dropped = {s: b for s, b in self.beliefs.items() if s not in kept.kept}
+        self.beliefs = {s: self.beliefs[s] for s in kept.kept}
+
+    def _estimate(self) -> Estimate:
+        rounds = -(-self.left // max(1, self.plan.round_steps))
+        return estimate(self.left, [b.prediction for b in self.beliefs.values()], rounds * self.world.dispatch)
 
 
 def simulate(
-    plan: JobPlan, machines: Sequence[Machine], rng: np.random.Generator, *, dispatch: float = 5.0, jitter: float = 0.05
+    plan: JobPlan,
+    machines: Sequence[Machine],
+    rng: np.random.Generator,
+    world: World = World(),
+    waiting: Sequence[tuple[Ranked, Machine]] = (),
 ) -> Outcome:
-    """`machines` by seat of `plan.everybody`. `seconds` is infinite where nobody is left."""
-    beliefs = {s.seat: Correction.start(s.prediction) for s in plan.everybody}
-    left, now, busy, after, at = plan.total_steps, 0.0, 0.0, None, 0.0
-    for number in range(1, MOST_ROUNDS):
-        beliefs = {s: b for s, b in beliefs.items() if machines[s].until > now}
-        if left < plan.segment_steps or not beliefs:
-            return Outcome(now if beliefs else inf, busy, number - 1, tuple(beliefs), after, at)
-        speeds = {s: b.prediction for s, b in beliefs.items()}
-        pilot = number == 1 and plan.pilot_segments > 0
-        if pilot:
-            split = plan_pilot(plan, number, left, speeds)
-        else:
-            split = plan_round(plan, number, left, speeds, unmeasured={s for s, b in beliefs.items() if not b.segments})
-        took, delivered = 0.0, {}
-        for seat in split.seats:
-            machine = machines[seat.seat]
-            each = machine.seconds * seat.segment_steps * exp(rng.normal(0, jitter))
-            done = min(seat.max_segments, int(split.time_box / each))
-            mine = min(split.time_box, seat.max_segments * each)
-            if machine.until < now + mine:  # what it did is lost with it, and the loss is seen at once
-                took = max(took, machine.until - now)
-                continue
-            took, delivered[seat.seat] = max(took, mine), done
-            belief, steps = beliefs[seat.seat], done * seat.segment_steps
-            beliefs[seat.seat] = (
-                belief.observe(done * each, steps, done)
-                if done
-                else belief.observe(2 * split.time_box, seat.segment_steps, 1)
-            )
-            left, busy = left - steps, busy + done * each
-        now += took + dispatch
-        if pilot and plan.racers and any(delivered.values()):
-            racers = [Racer(s, b.prediction, delivered.get(s, 0), TrackRecord()) for s, b in beliefs.items()]
-            kept = keep(racers, len(plan.seats), steps=left, seconds_left=inf)
-            beliefs = {s: beliefs[s] for s in kept.kept}
-        if number == 1 and beliefs:
-            rounds = -(-left // max(1, plan.round_steps))
-            after, at = estimate(left, [b.prediction for b in beliefs.values()], rounds * dispatch), now
-    return Outcome(inf, busy, MOST_ROUNDS, tuple(beliefs), after, at)
+    """The whole job. `machines` by seat of `plan.everybody`."""
+    running = Simulation(plan, dict(enumerate(machines)), rng, world, waiting)
+    while running.step():
+        pass
+    return running.outcome()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from models.correction import Correction
 from models.estimate import Estimate, estimate
 from models.plan import JobPlan
-from models.race import Racer, keep
+from models.race import Racer, Waiting, keep, returning
 from models.telemetry import Telemetry
 from tasks.context import Run
 from tasks.peers import Peer
@@ -98,8 +98,9 @@ def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
     waiting = [s for s in run.state.seats if s.dropped and (raced or s.accepted)]
     waiting = [s for s in waiting if s.state != "rejected" and s.faults < MOST_FAULTS]
     waiting = [s for s in waiting if s.agent in peers and peers[s.agent].fits(s)]
-    waiting.sort(key=lambda s: (not s.accepted, Correction(**s.belief).mean, s.seat))
-    for seat in waiting[: max(0, places - len(run.state.active()))]:
+    found = [Waiting(s.seat, Correction(**s.belief).mean, s.accepted > 0) for s in waiting]
+    for number in returning(found, places - len(run.state.active())):
+        seat = run.state.seat(number)
         seat.dropped, seat.state = False, "active"
         run.event("seated", seat=seat.seat, wallet=seat.wallet)
 

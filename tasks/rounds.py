@@ -23,6 +23,7 @@ from models.correction import Correction
 from models.facts import Prediction
 from models.plan import JobPlan, PlannedSeat, RoundPlan, plan_pilot, plan_round
 from models.pricing import affordable_steps
+from models.race import latecomers
 from models.registry import Registry
 from models.selection import select
 from tasks.allocate import new_seat
@@ -236,16 +237,13 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
         ),
     )
     free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
-    for ranked in select(facts, found, predictions, bounds).chosen[:free]:
-        ask = ranked.ask
-        if ask > run.state.price:
-            continue
+    for ranked in latecomers(select(facts, found, predictions, bounds).chosen, run.state.price, free):
         place = PlannedSeat(
             seat=len(run.state.seats),
             agent=ranked.candidate.agent,
             wallet=ranked.candidate.wallet,
             device_class=ranked.candidate.device_class,
-            ask=ask,
+            ask=ranked.ask,
             prediction=ranked.prediction,
         )
         run.state.seats = [*run.state.seats, new_seat(place, peers[place.agent])]

@@ -1,7 +1,7 @@
 """Trains one accepted shard, in a worker thread: segment by segment, a state and a leaf after each.
 
-It ends when all segments are done, when the time box is over (the segment under way is then dropped), or when it is
-told to. A shard that was cut off by a crash goes on after the last state it had written.
+It ends when all segments are done, when the time box is over (the segment under way is then dropped) or would be
+before one more is done, or when it is told to. A shard that was cut off by a crash goes on after the last state it had written.
 """
 
 from __future__ import annotations
@@ -127,10 +127,12 @@ def train_shard(
 
     runner.between_steps = between_steps
     duty.start()
+    took = 0.0  # by the last segment: one that the time box would cut off is not begun, and no time is lost to it
     with StateWriter(folder) as writer:
         if not kept:
             writer.put(0, state)
-        while not runner.done and not stop.event.is_set() and time.monotonic() - begun <= work.time_box:
+        while not runner.done and not stop.event.is_set() and time.monotonic() - begun + took <= work.time_box:
+            started = time.monotonic()
             try:
                 runner.run_segment()
             except _Enough:
@@ -141,6 +143,7 @@ def train_shard(
             state = runner.state_bytes()
             writer.put(kept, state)
             on_segment(kept)
+            took = time.monotonic() - started
         update = quantise(runner.update()) if kept else b""
         note(writer.last())
     leaves.append(upload_leaf(hashlib.sha256(update).digest(), kept))

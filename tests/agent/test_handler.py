@@ -107,6 +107,21 @@ async def test_time_box_commits_whole_segments_only(make_desk: Callable[..., Des
     assert merkle.check(full[commit.segments], steps, bytes.fromhex(commit.root))
 
 
+async def test_a_segment_that_the_time_box_would_cut_off_is_not_begun(make_desk: Callable[..., Desk]) -> None:
+    ran: list[int] = []
+
+    class Slow(SegmentRunner):
+        def step(self, index: int) -> None:
+            ran.append(index)
+            time.sleep(0.3)
+            super().step(index)
+
+    desk = make_desk(runner_factory=Slow)
+    _, _, reply = await desk.order(time_box=1.7 * 0.3 * STEPS, max_segments=50, progress_to=900_000)
+    commit = commit_of(desk.flow, reply)
+    assert commit.segments == 0 or len(ran) == commit.segments * STEPS, "none only where this machine stalled"
+
+
 async def test_no_segment_in_time_is_an_empty_commit(make_desk: Callable[..., Desk]) -> None:
     class Stuck(SegmentRunner):
         def step(self, index: int) -> None:

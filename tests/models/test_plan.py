@@ -140,7 +140,7 @@ def _ranked(seconds: list[float]) -> list:
     ]
 
 
-def test_full_delivery_takes_the_planned_rounds() -> None:
+def test_full_delivery_takes_at_most_the_planned_rounds() -> None:
     profile = {"overhead": 0.0, "per_sample": 1e-3}
     for samples in (8 * 40, 8 * 400, 8 * 1_234, 8 * 50_000):
         job = JobFacts.model_validate({"features": {}, "samples": samples, "batch": 8, "profile": profile})
@@ -150,7 +150,7 @@ def test_full_delivery_takes_the_planned_rounds() -> None:
             number += 1
             split = plan_pilot if number == 1 and plan.pilot_segments else plan_round
             remaining -= split(plan, number, remaining, plan.predictions).steps
-        assert number == plan.rounds
+        assert 0.6 * plan.rounds <= number <= plan.rounds, "somebody may do more than its share until the bell"
     assert plan.local_steps == 100  # 50,000 steps over 4: at least 40 rounds
     assert plan.rounds >= 40
 

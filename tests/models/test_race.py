@@ -44,9 +44,9 @@ def racer(number: int, seconds: float, segments: int = 5, record: TrackRecord | 
 
 
 def test_the_pilot_is_the_same_for_a_liar() -> None:
-    spare = [*ranked([1.0, 1.0, 1.0, 1.0, 1.0], 4), *ranked([1.0], 9, ask=6)]
+    spare = [*ranked([1.0, 1.0, 1.0, 1.0], 4), *ranked([1.0], 9, ask=6)]
     plan = planned([1e-6, 1.0, 1.0, 1.0], spare)  # the first claims to be a million times faster
-    assert [r.seat for r in plan.racers] == [4, 5, 6, 7], "as many again, at the price of the chosen"
+    assert [r.seat for r in plan.racers] == [4, 5, 6, 7], "one more does not take the price of the chosen"
     found = plan_pilot(plan, 1, plan.total_steps, {s.seat: s.prediction for s in plan.everybody})
     assert {s.max_segments for s in found.seats} == {plan.pilot_segments} and len(found.seats) == 8
     assert found.steps <= plan.total_steps / 2
@@ -102,7 +102,7 @@ def test_who_may_miss_the_round_gets_less_before_it() -> None:
     calm, found = (plan_round(plan, 2, 3_000, speeds) for speeds in (sure, shaky))
     steps = {s.seat: s.steps for s in found.seats}
     assert calm.shrunk == () and found.shrunk == (2,)
-    assert steps[2] < steps[0] and found.steps == calm.steps, "the others have room"
+    assert steps[2] < steps[0] and found.steps >= calm.steps, "the others have room"
     assert steps[2] * 4.0 <= found.time_box * 1.5
 
 
