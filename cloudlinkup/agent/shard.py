@@ -1,7 +1,8 @@
 """Trains one accepted shard, in a worker thread: segment by segment, a state and a leaf after each.
 
 It ends when all segments are done, when the time box is over (the segment under way is then dropped) or would be
-before one more is done, or when it is told to. A shard that was cut off by a crash goes on after the last state it had written.
+before one more is done, or when it is told to. A shard that was cut off by a crash goes on after the last state it had
+written.
 """
 
 from __future__ import annotations
