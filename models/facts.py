@@ -47,6 +47,7 @@ class JobFacts(Frozen):
     profile: ReferenceProfile
     memory: Annotated[int, Field(ge=0)] = 0  # bytes a contributor needs: weights, gradients, state, its rows
     kept: bool = False  # each seat keeps its optimizer state across rounds
+    extra: str = ""  # what it needs beside torch, with the auditor's versions
 
     @property
     def steps(self) -> int:
@@ -87,6 +88,7 @@ class Candidate(Frozen):
     ask_per: AskPer = "hour"
     reserve: Annotated[int, Field(ge=0)] | None = None
     open_seconds: Annotated[float, Field(ge=0)] | None = None
+    extras: tuple[str, ...] = ()
     record: TrackRecord = TrackRecord()
 
     @classmethod
@@ -107,6 +109,7 @@ class Candidate(Frozen):
             ask_per=hello.ask_per,
             reserve=hello.reserve,
             open_seconds=open_seconds(hello.windows, time.time() if now is None else now),
+            extras=hello.extras,
             record=record or TrackRecord(),
         )
 

@@ -86,14 +86,20 @@ def refusal(job: JobFacts, candidate: Candidate, prediction: Prediction, limits:
         return "its wallet is not on the job's allow-list"
     if limits.replay_classes is not None and candidate.device_class not in limits.replay_classes:
         return "the auditor cannot replay its device class bit for bit, and no calibration that fits the job admits it"
-    if candidate.memory < job.memory:
-        return f"it offers {candidate.memory} bytes of memory, the job needs {job.memory}"
+    if lack := _lack(job, candidate):
+        return lack
     if prediction.source == "unknown":
         return "it has no probe in common with the reference machine, so its speed cannot be predicted"
-    if candidate.open_seconds is not None and candidate.open_seconds <= limits.setup_seconds:
-        return (
-            f"its hours end in {candidate.open_seconds:.0f} s" if candidate.open_seconds else "it is outside its hours"
-        )
+    if candidate.open_seconds is None or candidate.open_seconds > limits.setup_seconds:
+        return None
+    return f"its hours end in {candidate.open_seconds:.0f} s" if candidate.open_seconds else "it is outside its hours"
+
+
+def _lack(job: JobFacts, candidate: Candidate) -> str | None:
+    if job.extra and job.extra not in candidate.extras:
+        return f"the job needs {job.extra}, in the very versions that the auditor has, and it does not offer that"
+    if candidate.memory < job.memory:
+        return f"it offers {candidate.memory} bytes of memory, the job needs {job.memory}"
     return None
 
 

@@ -314,6 +314,7 @@ def _case(
         drawn=drawn,
         upload=(run.folder / update_name(round_.round, entry.seat)).read_bytes(),
         before_states=before,
+        frozen=of.frozen,
     )
 
 

@@ -36,6 +36,8 @@ def replay_classes(job: JobSpec, data: Prepared, home: Home, own: str) -> tuple[
 
 def calibrations(data: Prepared, home: Home, own: str) -> dict[str, Calibration]:
     """By contributor's class, for this machine's class and this job's architecture and mode."""
+    if data.spec.frozen is not None:
+        return {}  # none is ever made of networks that stand on a base
     return stored(home.root / "calibrations", auditor=own, spec=data.spec)
 
 

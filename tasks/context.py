@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cloudlinkup.cluster.dispatch import Cluster
     from cloudlinkup.ledger.escrow import Ledger
     from cloudlinkup.tables.prepare import Prepared
+    from cloudlinkup.training.networks.kind import FrozenWeights
     from cloudlinkup.training.outer import Published
     from models.plan import RoundPlan
     from tasks.subject import Subject
@@ -77,6 +78,7 @@ class Run:
         self.round = latest if under_way else None
         self.prepared: Prepared | None = None
         self.published: Published | None = None
+        self.base: FrozenWeights | None = None  # weights that the network begins with or stands on, where it has such
         self.showing = Showing()
         self.trials: list[Subject] = []  # of a job with `search`, by number
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
@@ -151,6 +153,11 @@ class Run:
     def weights(self) -> Published:
         assert self.published is not None, "allocate comes first"
         return self.published
+
+    @property
+    def frozen(self) -> FrozenWeights | None:
+        """What of the job's network is not trained."""
+        return None if self.data.spec.frozen is None else self.base
 
     def write(self, name: str, data: bytes) -> Path:
         """A file of the job's folder, written whole or not at all."""

@@ -39,7 +39,7 @@ def _write(run: Run) -> None:
         return
     weights = best_weights(run)
     state.metric = headline(data.spec.task, run.job.metric)
-    state.metrics = all_scores(data.spec, weights, data.holdout_features, data.holdout_targets)
+    state.metrics = all_scores(data.spec, weights, data.holdout_features, data.holdout_targets, run.frozen)
     state.score = state.metrics[state.metric]
     write_delivery(run.folder / "delivered", data.spec, weights, data.preprocessing, facts(run))
 

@@ -15,7 +15,6 @@ from tasks.peers import Peer
 from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import partition, subject
 
-ACK_WITHIN = 30.0  # seconds: the protocol's limit for checking an order
 TRANSFER = 60.0  # seconds allowed beside training for blobs and queueing
 
 
@@ -109,17 +108,30 @@ def train_request(run: Run, round_: RoundState, entry: Entry, peer: Peer, seat: 
         partition=BlobRef(sha256=rows.blob, size=rows.size, sealed_key=sealed(rows.content_key, data_context)),
         salt=bytes.fromhex(rows.salt),
         weights=weights,
+        frozen=_frozen(run, order, recipient),
     )
+    reads = (rows.blob, blob.sha256, *((call.frozen.sha256,) if call.frozen else ()))
     return CallRequest(
         kind="train",
         body=call.pack(),
-        deadline=ACK_WITHIN + order.time_box + TRANSFER,
-        ack_within=ACK_WITHIN,
+        deadline=call.ack_seconds + order.time_box + TRANSFER,
+        ack_within=call.ack_seconds,
         job_id=order.job_id,
-        reads=(rows.blob, blob.sha256),
+        reads=reads,
         max_upload=order.max_bytes,
         max_uploads=1,
     )
+
+
+def _frozen(run: Run, order: Order, recipient: str) -> BlobRef | None:
+    """What of the network is not trained, where there is such: the same blob for everybody, fetched once by each."""
+    kept, named = run.state.frozen, run.data.spec.frozen
+    if named is None:
+        return None
+    assert kept is not None, "it is sealed before orders are made"
+    context = seal_context("frozen", order.job_id, recipient, bytes.fromhex(named))
+    key = seal_key(bytes.fromhex(kept.content_key), bytes.fromhex(recipient), context)
+    return BlobRef(sha256=kept.blob, size=kept.size, sealed_key=key)
 
 
 async def send_order(run: Run, round_: RoundState, entry: Entry, peer: Peer, seat: Seat) -> BadShard | None:

@@ -17,7 +17,8 @@ from cloudlinkup.agent.probes import measure_or_cached
 from cloudlinkup.home import Home, Settings
 from cloudlinkup.tables.prepare import Prepared, prepare
 from cloudlinkup.tables.read import read_table
-from cloudlinkup.training.architectures import parameter_count
+from cloudlinkup.training.architectures import needed_extra, parameter_count
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.facts import Candidate, JobFacts, Limits, ReferenceProfile
@@ -44,7 +45,7 @@ async def load_data(job: JobSpec, roots: tuple[Path, ...]) -> Prepared:
     return await asyncio.to_thread(checked)
 
 
-async def profile(data: Prepared, settings: Settings) -> ReferenceProfile:
+async def profile(data: Prepared, settings: Settings, frozen: FrozenWeights | None = None) -> ReferenceProfile:
     """This job's step, timed on this machine, with this machine's own probes (cached)."""
 
     def timed() -> ReferenceProfile:
@@ -52,12 +53,16 @@ async def profile(data: Prepared, settings: Settings) -> ReferenceProfile:
         folder = settings.home.contributor("reference")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         probes = measure_or_cached(folder / "probes.json", hardware)
-        return profile_reference(data.spec, data.features, data.targets, probes=probes, hardware=hardware)
+        return profile_reference(
+            data.spec, data.features, data.targets, probes=probes, hardware=hardware, frozen=frozen
+        )
 
     return await asyncio.to_thread(timed)
 
 
-def job_facts(job: JobSpec, data: Prepared, reference: ReferenceProfile, home: Home) -> JobFacts:
+def job_facts(
+    job: JobSpec, data: Prepared, reference: ReferenceProfile, home: Home, frozen: FrozenWeights | None = None
+) -> JobFacts:
     """What planning needs of the job. Blocks for seconds where this network was never traced here before."""
     return JobFacts(
         features=traced(data.spec, home),
@@ -65,7 +70,13 @@ def job_facts(job: JobSpec, data: Prepared, reference: ReferenceProfile, home: H
         batch=job.train.batch,
         profile=reference,
         # the whole table: a contributor may be left alone with it
-        memory=memory_needed(data.spec, parameter_count(data.spec), data.features.nbytes + data.targets.nbytes),
+        memory=memory_needed(
+            data.spec,
+            parameter_count(data.spec),
+            data.features.nbytes + data.targets.nbytes,
+            sum(tensor.nbytes for tensor in (frozen or {}).values()),
+        ),
+        extra=needed_extra(data.spec),
         kept=data.spec.rounds == "kept",
     )
 

@@ -110,7 +110,7 @@ def _advance(run: Run, round_: RoundState) -> None:
         run.state.steps_done += sum(steps for _, steps in updates.values())
     spec, data = run.data.spec, run.data
     held = data.holdout_features, data.holdout_targets
-    run.state.metric, run.state.score = score(spec, published.published, *held, run.job.metric)
+    run.state.metric, run.state.score = score(spec, published.published, *held, run.job.metric, run.frozen)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     if taken:
         _look_for_the_best(run)

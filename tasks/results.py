@@ -80,7 +80,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 def _write_one(run: Run, folder: Path, number: int, facts: dict[str, Any], rows: Rows) -> dict[str, float]:
     of, state = run.trials[number], run.state.trials[number]
-    metrics = all_scores(of.spec, of.published.published, *rows)
+    metrics = all_scores(of.spec, of.published.published, *rows, of.frozen)
     own = {"score": metrics[run.state.metric], "metrics": metrics, "steps": state.done, "curve": state.scores}
     write_delivery(folder, of.spec, of.published.published, run.data.preprocessing, facts | own)
     return metrics
@@ -91,7 +91,7 @@ def _blend_scores(run: Run, members: list[int], rows: Rows) -> dict[str, float]:
     answers = []
     for number in members:
         of = run.trials[number]
-        out = network_outputs(of.spec, of.published.published, features).astype(np.float64)
+        out = network_outputs(of.spec, of.published.published, features, of.frozen).astype(np.float64)
         if of.spec.task == "classification":
             out = np.exp(out - out.max(axis=1, keepdims=True))
             out /= out.sum(axis=1, keepdims=True)

@@ -34,6 +34,14 @@ class Partition(Kept):
     which: str  # SHA-256 of the row numbers
 
 
+class Sealed(Kept):
+    """A file as a sealed blob in the store, for whoever the key is sealed to. The key is hex."""
+
+    blob: str
+    size: int
+    content_key: str
+
+
 class Seat(Kept):
     """One contributor's place in the job. `seat` is its index on chain; None until the seats are written there."""
 
@@ -136,6 +144,7 @@ class JobState(Kept):
     worse_rounds: int = 0  # that taught something, since then
     trials: list[TrialState] = []  # of a job with `search`, by number
     rung: int = 0  # of its successive halving, that is next
+    frozen: Sealed | None = None  # what of the network is not trained
     shared: dict[str, Partition] = {}  # of such a job, by the fold that is left out: every seat trains on the same
     stage_seconds: dict[str, float] = {}
     awards: dict[int, Award] = {}  # by seat, what the chain has not taken yet

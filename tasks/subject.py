@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.spec import TrainingSpec
 from models.facts import JobFacts
@@ -31,12 +32,13 @@ class Subject:
     weight: float = 1.0
     fold: int | None = None
     facts: JobFacts | None = None
+    frozen: FrozenWeights | None = None  # what of it is not trained
 
 
 def subject(run: Run, trial: int | None) -> Subject:
     """`trial`: of the entry; None where the contributors train one network together."""
     if trial is None:
-        return Subject(run.data.spec, run.weights, run.state.generation)
+        return Subject(run.data.spec, run.weights, run.state.generation, frozen=run.frozen)
     return run.trials[trial]
 
 

@@ -17,6 +17,7 @@ from tasks.context import Run
 from tasks.newcomer import share_rows
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
+from tasks.pretrained import seal_frozen
 from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import Subject, subject
 
@@ -50,6 +51,7 @@ async def train_round(run: Run) -> None:
 
 async def _begin(run: Run, plan: RoundPlan) -> None:
     """Publishes the weights, signs the orders and stores all of it before anything is sent."""
+    await seal_frozen(run)
     common = Start() if run.job.search is not None else await _publish(run, subject(run, None))
     round_ = RoundState(round=plan.round, secret=secrets.token_hex(32), **common.model_dump())
     seats = {seat.seat: seat for seat in run.state.seats}

@@ -149,13 +149,14 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
         weight=plan.work.weights[number],
         fold=trial.fold,
         facts=plan.facts[trial.facts],
+        frozen=run.frozen,
     )
 
 
 def _score(run: Run, number: int, steps: int) -> tuple[int, float]:
     of = run.trials[number]
     rows = choosing_rows(run, number)
-    run.state.metric, value = score(of.spec, of.published.published, *rows, run.job.metric)
+    run.state.metric, value = score(of.spec, of.published.published, *rows, run.job.metric, of.frozen)
     return steps, value
 
 

@@ -83,6 +83,23 @@ def frozen_tensors(spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
     return kind.frozen(spec) if isinstance(kind, Pretrained) else {}
 
 
+def base_tensors(spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights that the network may begin with or stand on. Raises ValueError for a kind that
+    takes none."""
+    kind = kind_of(spec)
+    if not isinstance(kind, Pretrained):
+        raise ValueError(f"model.kind {spec.model['kind']} takes no weights of a base")
+    return kind.base(spec)
+
+
+def flat_base(spec: TrainingSpec, base: FrozenWeights) -> np.ndarray:
+    """A base as the flat fp32 start of a training of all of it. Raises ValueError as `base_tensors`."""
+    kind = kind_of(spec)
+    if not isinstance(kind, Pretrained):
+        raise ValueError(f"model.kind {spec.model['kind']} takes no weights of a base")
+    return kind.flat(spec, base)
+
+
 def needed_extra(spec: TrainingSpec) -> str:
     """What the spec needs beside torch, with the versions installed here; empty for nothing.
 

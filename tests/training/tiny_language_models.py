@@ -26,6 +26,7 @@ _LLAMA = {
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {**_LLAMA, "tie_word_embeddings": True},
+    "qwen2 wide": {**_LLAMA, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3},
     "llama": {**_LLAMA, "attention_bias": True, "mlp_bias": True},
     "llama scaled": {
         **_LLAMA,

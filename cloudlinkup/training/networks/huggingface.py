@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cloudlinkup.training import caps
+from cloudlinkup.training.frozen import widened
 from cloudlinkup.training.networks import huggingface_config as hub
 from cloudlinkup.training.networks.kind import FrozenWeights, TensorLayout, fields, whole
 from cloudlinkup.training.spec import TrainingSpec
@@ -111,6 +112,12 @@ class HuggingFace:
         """Names and shapes of the tensors that are not trained; none without LoRA."""
         return {} if spec.model["lora"] is None else base_tensors(spec.model["config"])
 
+    def base(self, spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
+        return base_tensors(spec.model["config"])
+
+    def flat(self, spec: TrainingSpec, base: FrozenWeights) -> np.ndarray:
+        return np.concatenate([widened(base[t.name]).reshape(-1) for t in hub.tensors(spec.model["config"])])
+
     def module(self, spec: TrainingSpec, frozen: FrozenWeights | None) -> torch.nn.Module:
         lora = spec.model["lora"]
         if lora is not None and frozen is None:
@@ -151,13 +158,6 @@ def adapter_config(spec: TrainingSpec, base: str = "") -> dict[str, Any]:
     made = _lora_config(spec.model["config"], spec.model["lora"]).to_dict()
     made |= {"task_type": "CAUSAL_LM", "inference_mode": True, "base_model_name_or_path": base}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in made.items()}
-
-
-def flat_base(spec: TrainingSpec, base: FrozenWeights) -> np.ndarray:
-    """All of a base's weights as the flat fp32 start of a training without LoRA."""
-    from cloudlinkup.training.frozen import widened
-
-    return np.concatenate([widened(base[tensor.name]).reshape(-1) for tensor in hub.tensors(spec.model["config"])])
 
 
 # ---------------------------------------------------------------- building

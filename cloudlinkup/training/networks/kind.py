@@ -73,6 +73,14 @@ class Pretrained(Protocol):
         """Names and shapes of the base's tensors that are not trained; none where all are."""
         ...
 
+    def base(self, spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all of the base's tensors, as its safetensors file has them."""
+        ...
+
+    def flat(self, spec: TrainingSpec, base: FrozenWeights) -> np.ndarray:
+        """The base as the flat fp32 start of a training of all of it."""
+        ...
+
     def extra(self) -> str:
         """What it needs beside torch, with the versions installed here. Raises ValueError where that is missing."""
         ...

@@ -20,7 +20,8 @@ class LanguageModel(torch.nn.Module):
         self.network = network
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.network(input_ids=tokens.long(), use_cache=False).logits
+        everywhere = torch.ones_like(tokens, dtype=torch.bool)  # said outright: the library looks at values else
+        return self.network(input_ids=tokens.long(), attention_mask=everywhere, use_cache=False).logits
 
 
 def _computing(x: torch.Tensor) -> torch.dtype:
