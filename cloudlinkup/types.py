@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, NewType
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -23,6 +22,9 @@ from pydantic import (
 )
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.frozen import Frozen
+from cloudlinkup.model_spec import ModelSpec, refused_model
+from cloudlinkup.training import caps
 from cloudlinkup.training.headline import headline
 
 RequestId = NewType("RequestId", str)  # the client's UUID: the idempotency key of the whole job
@@ -33,13 +35,7 @@ Sha256 = NewType("Sha256", str)  # 64 hex digits
 BaseUnits = NewType("BaseUnits", int)  # u64
 
 U64_MAX = 2**64 - 1
-CAPS = {"samples": 10**9, "batch": 65_536, "layers": 16, "width": 8_192, "contributors": 64, "trials": 64}
-
-
-class Frozen(BaseModel):
-    """Base of every model that crosses a boundary: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+CAPS = {"samples": 10**9, "batch": caps.BATCH, "contributors": 64, "trials": 64}
 
 
 # ---------------------------------------------------------------- money
@@ -71,8 +67,6 @@ def format_tokens(units: int, decimals: int) -> str:
 
 # ---------------------------------------------------------------- the job a client submits
 
-Activation = Literal["relu", "gelu", "tanh", "silu"]
-
 
 class DataSpec(Frozen):
     """Where the rows are. `holdout` is the share of rows kept back for the score."""
@@ -83,23 +77,14 @@ class DataSpec(Frozen):
     holdout: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
 
 
-class MlpSpec(Frozen):
-    """A multi-layer perceptron; input and output widths follow from the data."""
-
-    kind: Literal["mlp"]
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=CAPS["width"])], ...], Field(max_length=CAPS["layers"])] = (
-        64,
-        32,
-    )
-    activation: Activation = "relu"
-
-
 Weights = Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(min_length=2, max_length=1_000)]
 
 
 class TrainSpec(Frozen):
     """`samples` is the total over all contributors; one optimizer step takes `batch` of them.
 
+    `micro_batch`: rows of one pass, where a step's batch is taken in pieces to save memory; "auto": in pieces only
+    where a pass would keep more than 2 GiB.
     `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
     `rounds`: "stateless" or "kept" optimizer state between rounds (docs/rounds.md); "auto" chooses.
     `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
@@ -109,11 +94,19 @@ class TrainSpec(Frozen):
     batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] = 32
     lr: Annotated[float, Field(gt=0, le=1)] = 0.01
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] | Literal["auto"] = "auto"
     class_weights: Literal["balanced"] | Weights | None = None
     rounds: Literal["auto", "stateless", "kept"] = "auto"
     patience: Annotated[int, Field(ge=1, le=1_000)] | None = None
     min_improvement: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _part_of_a_batch(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if isinstance(value, int) and value > info.data.get("batch", value):
+            raise ValueError(f"is more than train.batch, {info.data['batch']}")
+        return value
 
 
 class ContributorsSpec(Frozen):
@@ -208,7 +201,7 @@ class JobSpec(Frozen):
     version: Literal[1]
     data: DataSpec
     task: Literal["classification", "regression"]
-    model: MlpSpec
+    model: ModelSpec
     train: TrainSpec
     contributors: ContributorsSpec = ContributorsSpec()
     search: Search | None = None
@@ -216,6 +209,16 @@ class JobSpec(Frozen):
     goal: JobGoal | None = None
     budget: str
     deadline: datetime
+
+    @field_validator("model")
+    @classmethod
+    def _does(cls, value: ModelSpec, info: ValidationInfo) -> ModelSpec:
+        from cloudlinkup.training.networks import KINDS  # numpy comes with it, and the command line must start fast
+
+        task, does = info.data.get("task"), KINDS[value.kind].tasks
+        if task is not None and task not in does:
+            raise ValueError(f"model.kind does {' and '.join(does)}, not {task}")
+        return value
 
     @field_validator("metric")
     @classmethod
@@ -258,22 +261,41 @@ def parse_job(document: object) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        raise as_bad_input(error) from None
+        raise as_bad_input(error, document) from None
 
 
-def as_bad_input(error: ValidationError) -> BadInput:
-    """The first problem pydantic found, in this project's form."""
+def as_bad_input(error: ValidationError, document: object) -> BadInput:
+    """The first problem pydantic found in `document`, in this project's form."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "job"
-    kind, context = first["type"], first.get("ctx", {})
+    field, kind, context = _field(first["loc"], document) or "job", first["type"], first.get("ctx", {})
     fixes = {
         "extra_forbidden": "remove it, or correct its spelling",
         "missing": "add it",
         "literal_error": f"use {context.get('expected', 'an allowed value')}",
+        "union_tag_invalid": f"use one of {context.get('expected_tags')}",
+        "union_tag_not_found": "add it",
     }
     value = "(absent)" if kind == "missing" else first["input"]
     problem = first["msg"].removeprefix("Value error, ")
+    if kind.startswith("union_tag"):
+        field = f"{field}.{context['discriminator'].strip(chr(39))}"
+        value, problem = context.get("tag", "(absent)"), "is not one of those that there are"
+    if field == "model" and isinstance(value, dict) and kind == "value_error":
+        return refused_model(ValueError(problem), value)
     return BadInput(field, value, problem, fixes.get(kind, "correct it; `cloudlinkup init` writes a job that is valid"))
+
+
+def _field(location: tuple[int | str, ...], document: object) -> str:
+    """pydantic's location as a path, ``model.layers[1].out``, without the names of a union's members in it."""
+    path, place = "", document
+    for part in location:
+        if isinstance(part, int):
+            path, place = f"{path}[{part}]", place[part] if isinstance(place, list | tuple) else None
+            continue
+        if isinstance(place, dict) and part not in place and part in (place.get("kind"), place.get("type")):
+            continue
+        path, place = f"{path}.{part}", place.get(part) if isinstance(place, dict) else None
+    return path.removeprefix(".")
 
 
 def canonical_json(document: Any) -> bytes:
@@ -326,7 +348,7 @@ class Receipt(Frozen):
     rounds: int
     metric: str
     score: float
-    metrics: dict[str, float] = {}  # every metric of the task, of what was delivered
+    metrics: Annotated[dict[str, float], Field(default_factory=dict)]  # every metric of the task, of what was delivered
     score_single_machine: float | None = None
     seconds: float
     bytes_up: int

@@ -70,7 +70,8 @@ class _Count(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if func.is_view or name in _FREE:
             return out
-        moved = sum(t.numel() * t.element_size() for t in _tensors(args) + _tensors(out))
+        read = args[1:] if name == "embedding" else args  # of a vocabulary, only the words that are there
+        moved = sum(t.numel() * t.element_size() for t in _tensors(read) + _tensors(out))
         self.totals["kernels"] += not (self.backward and name == "add")
         product = _product_macs(name, args, out)
         if product is None:
@@ -104,18 +105,18 @@ def trace(
 
 
 def graph_features(spec: TrainingSpec) -> dict[str, float]:
-    """Features of one training step of this spec at its batch, by name (`NAMES`). Raises ValueError as `empty`."""
+    """Features of one training step of this spec at its batch, by name (`NAMES`): of each piece, where it is taken in
+    pieces. In fp32 whatever the spec's precision. Raises ValueError as `empty`."""
     module = empty(spec)
-    if spec.task == "next_token":
-        tokens = torch.empty(spec.batch, spec.inputs, dtype=torch.int32, device="meta")
-        return trace(
-            module,
-            tokens,
-            lambda out: torch.nn.functional.cross_entropy(out.flatten(0, 1), tokens.long().flatten()),
-        )
-    inputs = torch.empty(spec.batch, spec.inputs, device="meta")
-    if spec.task == "classification":
-        target = torch.empty(spec.batch, dtype=torch.int64, device="meta")
-        return trace(module, inputs, lambda out: torch.nn.functional.cross_entropy(out, target))
-    wanted = torch.empty(spec.batch, spec.outputs, device="meta")
-    return trace(module, inputs, lambda out: torch.nn.functional.mse_loss(out, wanted))
+    rows = spec.micro_batch or spec.batch
+    tokens = spec.task == "next_token"
+    inputs = torch.empty(rows, spec.inputs, dtype=torch.int32 if tokens else torch.float32, device="meta")
+    if spec.task == "regression":
+        wanted = torch.empty(rows, spec.outputs, device="meta")
+        found = trace(module, inputs, lambda out: torch.nn.functional.mse_loss(out, wanted))
+    else:
+        target = torch.empty(rows * spec.inputs if tokens else rows, dtype=torch.int64, device="meta")
+        flat = (-1, spec.outputs)
+        found = trace(module, inputs, lambda out: torch.nn.functional.cross_entropy(out.reshape(flat), target))
+    of_the_network = ("parameters", "low_share")
+    return {name: value * (1 if name in of_the_network else spec.batch / rows) for name, value in found.items()}

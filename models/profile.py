@@ -2,8 +2,8 @@
 
 Real segments of the real spec on the client's real rows (`SegmentRunner`, with the state hash that closes a segment)
 at two batch sizes, taken in turns so that other load hits both alike; step time is affine in the batch, so two sizes
-give overhead and time per sample. fp32 only: that is the one mode jobs have, and a machine without tensor cores has no
-fp16 figure to give. The caller adds the same machine's onboarding probes, without which nobody can be compared.
+give overhead and time per sample. In the job's own precision, and in pieces of its own size. The caller adds the same
+machine's onboarding probes, without which nobody can be compared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from time import perf_counter
 
 import numpy as np
 
-from cloudlinkup.training.architectures import MAX_BATCH, initial_weights
+from cloudlinkup.training import caps
+from cloudlinkup.training.architectures import MAX_BATCH, initial_weights, memory_of_step
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -44,12 +45,14 @@ def profile_reference(
     same `threads`. `frozen`: as `SegmentRunner` takes it. Blocks; call it in a thread. Raises ValueError when spec and
     rows do not fit.
     """
-    sizes = (spec.batch, min(MAX_BATCH, 4 * spec.batch)) if spec.batch < MAX_BATCH else (spec.batch, spec.batch // 4)
+    larger = replace(spec, batch=4 * spec.batch)
+    fits = larger.batch <= MAX_BATCH and memory_of_step(larger) <= caps.PASS
+    sizes = (spec.batch, larger.batch if fits or spec.batch < 4 else spec.batch // 4)
     weights = initial_weights(spec)
     work = ShardWork(seed=b"\0" * 32, segment_steps=STEPS, max_segments=10_000, progress_from=0, progress_to=1_000_000)
     x, y = features[:MOST_ROWS], targets[:MOST_ROWS]
     runners = [
-        SegmentRunner(replace(spec, batch=b), work, weights, x, y, device=device, threads=threads, frozen=frozen)
+        SegmentRunner(_with_batch(spec, b), work, weights, x, y, device=device, threads=threads, frozen=frozen)
         for b in sizes
     ]
     times: list[list[float]] = [[], []]
@@ -73,3 +76,8 @@ def profile_reference(
         device_class=hardware.device_class if hardware else "",
         probes=tuple(probes),
     )
+
+
+def _with_batch(spec: TrainingSpec, batch: int) -> TrainingSpec:
+    pieces = spec.micro_batch
+    return replace(spec, batch=batch, micro_batch=None if pieces is None else min(pieces, batch))

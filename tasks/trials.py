@@ -18,7 +18,7 @@ import numpy as np
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
 from cloudlinkup.tables.prepare import Prepared
-from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count
+from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count, with_micro_batch
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.evaluate import score
 from cloudlinkup.training.headline import better
@@ -81,6 +81,7 @@ async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> Searc
         spec = replace(data.spec, model=model, batch=one.train.batch, lr=one.train.lr, seed=one.train.seed)
         try:
             check_spec(spec)
+            spec = with_micro_batch(spec, one.train.micro_batch)
         except ValueError as error:
             problem = f"{error} (in a training with {trial.settings})"
             raise BadInput("search", trial.number, problem, "leave that combination out") from None

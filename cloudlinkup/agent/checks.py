@@ -15,7 +15,7 @@ from cloudlinkup.agent.chain import JobFacts
 from cloudlinkup.agent.files import Delivered, SeatRecord
 from cloudlinkup.crypto.seal import sealed_size
 from cloudlinkup.errors import ProtocolError
-from cloudlinkup.training.architectures import frozen_tensors, kind_of, needed_extra, parameter_count
+from cloudlinkup.training.architectures import frozen_tensors, memory_of_step, needed_extra, parameter_count
 from cloudlinkup.training.data import MAX_PARTITION
 from cloudlinkup.training.frozen import MAX_FILE, largest_file
 from cloudlinkup.training.quantize import encoded_size
@@ -23,7 +23,7 @@ from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.training.states import state_size
 from cloudlinkup.wire.calls import TrainCall
 from cloudlinkup.wire.hashes import sha256, shard_seed
-from cloudlinkup.wire.messages import BadReason, Order, Signed, verify
+from cloudlinkup.wire.messages import BadReason, Hardware, Order, Signed, verify
 
 CREDIT_ROUNDS = 1  # an unknown client may owe us this many rounds
 CREDIT_SECONDS = 600.0  # or this much work
@@ -112,6 +112,8 @@ def check_spec(
         raise Refusal("terms", "the seed does not follow from the job")
     if sealed_size(encoded_size(count)) > order.max_bytes:
         raise Refusal("terms", "the update would be larger than the order's most bytes")
+    if order.numeric_mode != spec.precision:
+        raise Refusal("terms", f"the order is for {order.numeric_mode}, the spec for {spec.precision}")
     needed = memory_needed(spec, count, call.partition.size, frozen)
     if needed > memory or call.partition.size > sealed_size(MAX_PARTITION):
         raise Refusal("memory", f"{needed} bytes are needed, {memory} are offered")
@@ -134,6 +136,12 @@ def _check_frozen_ref(call: TrainCall, spec: TrainingSpec) -> int:
     return call.frozen.size
 
 
+def check_mode(order: Order, hardware: Hardware) -> None:
+    """Raises Refusal(`spec`) where this device does not compute in the order's numeric mode."""
+    if order.numeric_mode == "bf16" and not hardware.bf16:
+        raise Refusal("spec", f"bf16 needs CUDA capability 8.0 or more; this device has {hardware.capability}")
+
+
 def _check_weights_ref(call: TrainCall, count: int) -> None:
     ref = call.weights
     if (ref.snapshot is None) == (ref.delta is None) or (ref.delta is None) != (ref.base is None):
@@ -146,9 +154,9 @@ def _check_weights_ref(call: TrainCall, count: int) -> None:
 def memory_needed(spec: TrainingSpec, count: int, partition_bytes: int, frozen_bytes: int = 0) -> int:
     """An upper estimate in bytes: the runner's six vectors, two states, the rows three times, activations, and what is
     not trained as it is stored, with its largest tensor widened."""
-    rows = 3 * 4 * (spec.micro_batch or spec.batch) * kind_of(spec).activations(spec)
     wide = 8 * max((prod(shape) for shape in frozen_tensors(spec).values()), default=0)
-    return 4 * count * 6 + 2 * state_size(count) + 3 * partition_bytes + rows + frozen_bytes + wide
+    vectors = 4 * count * 6 + 2 * state_size(count)
+    return vectors + 3 * partition_bytes + memory_of_step(spec) + frozen_bytes + wide
 
 
 def latest_delivered(done: Sequence[Delivered], before: int) -> list[Delivered]:

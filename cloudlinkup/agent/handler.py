@@ -227,6 +227,7 @@ class Handler:
         check_agreed(job, terms.agreed)
         checks.check_history(self._files.record(order.job_id, order.seat), order, job)
         disk = shutil.disk_usage(self._files.root).free // 2
+        checks.check_mode(order, terms.hardware)
         spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
         keys = [key for _, key in self.identity.sealing_keys]
         features, targets = await inputs.open_rows(call, order, spec, keys=keys, files=self._files, io=io)

@@ -8,6 +8,7 @@ identifier that is a number trains as one, so leave it out of the table.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import isfinite
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.model_spec import ModelSpec, refused_model
 from cloudlinkup.tables.recipe import (
     MAX_WORDS,
     MISSING,
@@ -33,7 +35,7 @@ from cloudlinkup.tables.recipe import (
     plain,
     words,
 )
-from cloudlinkup.training.architectures import MAX_INPUTS, check_spec
+from cloudlinkup.training.architectures import MAX_INPUTS, check_spec, with_micro_batch
 from cloudlinkup.training.data import check_rows
 from cloudlinkup.training.schedule import Rounds, choose_rounds
 from cloudlinkup.training.spec import TrainingSpec
@@ -118,7 +120,8 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         target = _target(raw[train], label)
         classes, outputs = None, 1
         targets = ((raw - target.mean) / target.scale).astype(np.float32)[:, None]
-    fitted = [_fit(plain(pd.Series(frame[name])).iloc[train]) for name in frame.columns if name != label]
+    fit = _fit_for(job.model)
+    fitted = [fit(plain(pd.Series(frame[name])).iloc[train]) for name in frame.columns if name != label]
     columns = [column for column in fitted if column is not None]
     if not columns:
         raise BadInput("data.uri", "no feature", "no column but the label varies", "add columns to learn from")
@@ -142,8 +145,9 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
     )
     try:
         check_spec(spec)
+        spec = with_micro_batch(spec, job.train.micro_batch)
     except ValueError as error:
-        raise BadInput("model", f"{recipe.inputs} inputs, {outputs} outputs", str(error), "make it smaller") from None
+        raise refused_model(error, model, f"{recipe.inputs} inputs, {outputs} outputs") from None
     return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
 
 
@@ -229,6 +233,25 @@ def _split(codes: np.ndarray, holdout: float, seed: int) -> tuple[np.ndarray, np
     if not inside.any():
         raise BadInput("data.holdout", holdout, "leaves no row to train on", "lower it")
     return np.flatnonzero(inside), out
+
+
+def _fit_for(model: ModelSpec) -> Callable[[pd.Series], Column | None]:
+    """How a column is fitted for this network: with a shape of its input, each column has its place and none is left
+    out; an embedding takes the numbers as they stand."""
+    if getattr(model, "input", None) is None:
+        return _fit
+    layers = getattr(model, "layers", ())
+    embedded = bool(layers) and layers[0].type == "embedding"
+
+    def fit(series: pd.Series) -> Column | None:
+        found = _fit(series)
+        if not is_number(series) or (found is not None and not embedded):
+            return found
+        values = numbers(series)
+        mean = 0.0 if embedded else float(np.nanmean(values))
+        return NumberColumn(name=str(series.name), median=float(np.nanmedian(values)), mean=mean, scale=1.0)
+
+    return fit
 
 
 def _fit(series: pd.Series) -> Column | None:

@@ -9,8 +9,9 @@ Standardising the inputs is not a layer: it happens before training (`tables/`).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -121,6 +122,24 @@ def empty(spec: TrainingSpec) -> torch.nn.Module:
     check_spec(spec)
     kind = kind_of(spec)
     return kind.empty(spec) if isinstance(kind, Pretrained) else kind.module(spec, None).to("meta")
+
+
+def memory_of_step(spec: TrainingSpec) -> int:
+    """Bytes that one pass takes for its rows, at most about: kept, their gradients, and in between. Builds nothing."""
+    return 3 * 4 * (spec.micro_batch or spec.batch) * kind_of(spec).activations(spec)
+
+
+def with_micro_batch(spec: TrainingSpec, wanted: int | Literal["auto"]) -> TrainingSpec:
+    """The spec with its batch in pieces of this size; "auto": in as few equal ones as keep a pass below `caps.PASS`
+    bytes, as far as rows can be divided. Raises ValueError as `check_spec`."""
+    size = wanted
+    if size == "auto":
+        fit = max(1, caps.PASS // memory_of_step(replace(spec, micro_batch=1)))  # rows
+        size = -(-spec.batch // -(-spec.batch // fit))
+        size = None if size == spec.batch else size  # whole: a perceptron's own gradient knows no pieces
+    found = replace(spec, micro_batch=size)
+    check_spec(found)
+    return found
 
 
 def layout(spec: TrainingSpec) -> tuple[TensorLayout, ...]:

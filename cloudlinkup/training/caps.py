@@ -21,3 +21,4 @@ VOCABULARY = 262_144
 PARAMETERS = 50_000_000  # that are trained
 BATCH = 65_536
 ACTIVATIONS = 2**29  # numbers that a pass keeps for one row: 2 GiB in fp32
+PASS = 2 * 2**30  # bytes of one pass above which a batch is taken in pieces, where the job says "auto"

@@ -93,8 +93,8 @@ class Calibration:
 
 
 def architecture_hash(spec: TrainingSpec) -> str:
-    """Of what decides how a step rounds: network, sizes, batch and task; not seed, learning rate or rows."""
-    facts = [spec.task, spec.model, spec.inputs, spec.outputs, spec.batch]
+    """Of what decides how a step rounds: network, sizes, batch, its pieces, task; not seed, learning rate or rows."""
+    facts = [spec.task, spec.model, spec.inputs, spec.outputs, spec.batch, spec.micro_batch, spec.frozen]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -74,6 +74,12 @@ class Hardware(Frozen):
     def device_class(self) -> str:
         return "|".join([self.kind, self.name, self.capability, f"torch {self.torch}", f"threads {self.threads}"])
 
+    @property
+    def bf16(self) -> bool:
+        """Whether it multiplies in bf16: every CPU that torch runs on, and GPUs from CUDA capability 8.0 on."""
+        major = self.capability.partition(".")[0]
+        return self.kind == "cpu" or (major.isdigit() and int(major) >= 8)
+
 
 class Probe(Frozen):
     """Seconds a step of one short standard kernel or network; median, and (p90 - p10) / median as spread.
@@ -131,7 +137,7 @@ class Order(Document):
     pay_per_step: U64
     time_box: Annotated[float, Field(gt=0, le=86_400)]  # seconds of training
     max_bytes: U64  # of one uploaded blob
-    numeric_mode: Literal["fp32"]
+    numeric_mode: Literal["fp32", "bf16"]
     result_key: Hex32  # X25519 of the flow, for this job
     moments: Hex32 | None = None  # SHA-256 of the optimizer state that the seat begins with; None: fresh
     steps_before: U64 = 0  # optimizer steps that are in it

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
+from cloudlinkup.agent.checks import Refusal, check_mode
 from cloudlinkup.crypto.identity import Signer
 from cloudlinkup.crypto.seal import SealingKey
 from cloudlinkup.errors import ContributorRefused, ProtocolError
@@ -178,6 +180,7 @@ def other_key() -> str:
         ("terms", {"seed": "00" * 32}),
         ("terms", {"max_bytes": 20}),
         ("terms", {"progress_from": 9, "progress_to": 1}),
+        ("terms", {"numeric_mode": "bf16"}),
         ("seat", {"job": other_key()}),
         ("seat", {"job_id": "f" * 32}),
         ("seat", {"seat": 0}),
@@ -277,6 +280,22 @@ async def test_refuses_a_spec_beyond_its_caps(desk: Desk) -> None:
 async def test_refuses_what_does_not_fit_in_memory(make_desk: Callable[..., Desk]) -> None:
     tiny = Hardware(kind="cpu", name="tiny", memory=1_000, threads=1, torch="x", capability="y")
     await refused(make_desk(hardware=tiny), "memory")
+
+
+@pytest.mark.parametrize(("capability", "able"), [("7.5", False), ("8.0", True), ("12.0", True), ("none", False)])
+def test_bf16_is_refused_where_the_device_has_none(desk: Desk, capability: str, able: bool) -> None:
+    order = Order.model_validate_json(desk.flow.order(numeric_mode="bf16").text)
+    hardware = Hardware(kind="cuda", name="a gpu", memory=1, threads=1, torch="x", capability=capability)
+    if able:
+        return check_mode(order, hardware)
+    with pytest.raises(Refusal, match="bf16"):
+        check_mode(order, hardware)
+
+
+async def test_a_bf16_shard_is_committed_as_it_replays(desk: Desk) -> None:
+    desk.flow.spec = replace(desk.flow.spec, precision="bf16")
+    signed, _, reply = await desk.order(numeric_mode="bf16")
+    assert commit_of(desk.flow, reply).root == merkle.root(honest(desk.flow, signed)[1]).hex()
 
 
 # ---------------------------------------------------------------- credit and inclusion

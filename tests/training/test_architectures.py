@@ -116,3 +116,18 @@ def test_a_spec_has_one_byte_form():
     assert TrainingSpec.from_bytes(spec.to_bytes()) == spec
     with pytest.raises(ValueError):
         TrainingSpec.from_bytes(spec.to_bytes() + b" ")
+
+
+def test_a_batch_is_taken_in_as_few_pieces_as_memory_needs(monkeypatch):
+    from cloudlinkup.training import caps
+    from cloudlinkup.training.architectures import memory_of_step, with_micro_batch
+
+    spec = mlp()
+    assert with_micro_batch(spec, "auto").micro_batch is None and with_micro_batch(spec, 3).micro_batch == 3
+    whole = memory_of_step(spec)
+    for pieces, size in ((2, 4), (3, 2), (8, 1), (99, 1)):
+        monkeypatch.setattr(caps, "PASS", whole // pieces)
+        found = with_micro_batch(spec, "auto")
+        assert found.micro_batch == size and (size == 1 or memory_of_step(found) <= whole // pieces)
+    with pytest.raises(ValueError, match="micro_batch"):
+        with_micro_batch(spec, 9)

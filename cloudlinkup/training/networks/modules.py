@@ -34,15 +34,15 @@ class Shaped(nn.Sequential):
         super().__init__(*parts)
         self._shape = shape
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.reshape(len(x), *self._shape))
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.reshape(len(input), *self._shape))
 
 
 class Residual(nn.Sequential):
     """What its layers make of the input, added to it."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + super().forward(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input + super().forward(input)
 
 
 class Pool(nn.Module):
@@ -178,7 +178,7 @@ class Decoder(nn.Module):
         x = self.tokens(tokens)
         x = self.norm(self.blocks(x if self.positions is None else self.positions(x)))
         # a tied head reads the embedding's weight, so that there is one parameter and one place in the flat order
-        return nn.functional.linear(x, self.tokens.weight if self.head is None else self.head.weight).float()
+        return (self.head(x) if self.head is not None else nn.functional.linear(x, self.tokens.weight)).float()
 
 
 def _block(width: int, heads: int, context: int, rotary: bool) -> nn.Module:
