@@ -86,13 +86,14 @@ class TrainSpec(Frozen):
     `micro_batch`: rows of one pass, where a step's batch is taken in pieces to save memory; "auto": in pieces only
     where a pass would keep more than 2 GiB.
     `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
+    `lr`: the peak learning rate; "auto" chooses one of three by a pilot (docs/rounds.md).
     `rounds`: "stateless" or "kept" optimizer state between rounds (docs/rounds.md); "auto" chooses.
     `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
     """
 
     samples: Annotated[int, Field(ge=1, le=CAPS["samples"])]
     batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] = 32
-    lr: Annotated[float, Field(gt=0, le=1)] = 0.01
+    lr: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 0.01
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] | Literal["auto"] = "auto"
@@ -107,6 +108,19 @@ class TrainSpec(Frozen):
         if isinstance(value, int) and value > info.data.get("batch", value):
             raise ValueError(f"is more than train.batch, {info.data['batch']}")
         return value
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _a_rate(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        if value != "auto" and not number:
+            raise ValueError('must be a number above 0 up to 1, or "auto"')
+        return value
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; of "auto" the one that stands there until the pilot has chosen."""
+        return 0.01 if self.lr == "auto" else self.lr
 
 
 class ContributorsSpec(Frozen):

@@ -20,6 +20,7 @@ from models.reasons import Goal
 from models.registry import Registry
 from tasks.calibrated import replay_classes
 from tasks.peers import verified
+from tasks.pilot import settle_rate
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
 from tasks.quoted import remember_quoted
 from tasks.trials import plan_search
@@ -36,6 +37,7 @@ async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | No
     settings = Settings.load()
     data = await load_data(job, settings.file_roots)
     await asyncio.to_thread(remember_quoted, settings.home, job, data.to_bytes())
+    data, rates = await settle_rate(job, data)
     work = None
     if job.search is None:
         reference = await profile(data, settings)
@@ -44,6 +46,7 @@ async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | No
         plan = await plan_search(job, data, settings)
         facts, work = plan.facts[0], plan.work
         reference = facts.profile
+    facts = facts.model_copy(update={"rates": rates})
     async with (
         Ledger.connect(settings.rpc_url, settings.program_id) as ledger,
         Cluster.connect(settings.scheduler) as cluster,

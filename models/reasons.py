@@ -171,6 +171,12 @@ def notes(
         f"{limits.round_seconds:g} s a round and {limits.setup_seconds:g} s once are allowed for transfers and chain,"
         f" and {audit:.1f} s of the auditor's machine for replays"
     )
+    if job.rates:
+        rates = ", ".join(f"{rate}: {loss:.4g}" for rate, loss in job.rates.items())
+        found.append(
+            f"learning rate {min(job.rates, key=lambda rate: (job.rates[rate], float(rate)))}, chosen by a pilot on the"
+            f" auditor's machine (loss on training rows kept back, by rate: {rates})"
+        )
     if plan.kept:
         found.append(
             f"rounds of {plan.local_steps} steps a contributor, each going on with its own optimizer state, which the"

@@ -82,6 +82,7 @@ def _keep_quote(run: Run, quote: Quote) -> None:
         "p90_cost": str(quote.cost_p90),
         "hard_cap": str(quote.hard_cap),
         "price_per_step": str(quote.price_per_step),
+        "learning_rate": run.data.spec.lr,
         "optimizer_state": "kept" if quote.plan.kept else "fresh each round",
         "single_machine_seconds": round(quote.single_machine_seconds, 3),
         "plaintext_readers": quote.plaintext_readers,

@@ -17,11 +17,12 @@ from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.outer import Published
 from models.facts import JobFacts
 from tasks.context import Run
+from tasks.pilot import settle_rate
 from tasks.planning import job_facts, load_data, profile
 from tasks.quoted import check_quoted
 from tasks.trials import SEARCH, load_trials, plan_search
 
-PREPARED, FACTS = "prepared.safetensors", "facts.json"
+PREPARED, FACTS, RATE = "prepared.safetensors", "facts.json", "rate.json"
 
 
 @task(name="segment", cache_policy=NO_CACHE)
@@ -39,23 +40,25 @@ async def segment(run: Run) -> None:
             data = run.prepared.to_bytes()
             check_quoted(run.settings.home, run.job, data)
             run.write(PREPARED, data)
+        run.prepared, rates = await settle_rate(run.job, run.data, run.folder / RATE)
         if run.job.search is not None:
-            await _search(run)
+            await _search(run, rates)
         if not (run.folder / FACTS).exists():
             reference = await profile(run.data, run.settings)
             facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home)
-            run.write(FACTS, facts.model_dump_json().encode())
+            run.write(FACTS, facts.model_copy(update={"rates": rates}).model_dump_json().encode())
         run.published = await asyncio.to_thread(_weights, run)
     if run.state.stage == "segment":
         run.save("allocate")
-        run.event("segmented", rows=len(run.data.features), inputs=run.data.spec.inputs, outputs=run.data.spec.outputs)
+        spec = run.data.spec
+        run.event("segmented", rows=len(run.data.features), inputs=spec.inputs, outputs=spec.outputs, lr=spec.lr)
 
 
-async def _search(run: Run) -> None:
+async def _search(run: Run, rates: dict[str, float]) -> None:
     """The job's independent trainings instead of its one."""
     if not (run.folder / SEARCH).exists():
         plan = await plan_search(run.job, run.data, run.settings)
-        run.write(FACTS, plan.facts[0].model_dump_json().encode())
+        run.write(FACTS, plan.facts[0].model_copy(update={"rates": rates}).model_dump_json().encode())
         run.write(SEARCH, plan.model_dump_json().encode())
     await asyncio.to_thread(load_trials, run)
 

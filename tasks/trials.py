@@ -78,7 +78,8 @@ async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> Searc
     for trial in trials:
         one = trial.job
         model = one.model.model_dump(mode="json")
-        spec = replace(data.spec, model=model, batch=one.train.batch, lr=one.train.lr, seed=one.train.seed)
+        lr = data.spec.lr if one.train.lr == "auto" else one.train.lr
+        spec = replace(data.spec, model=model, batch=one.train.batch, lr=lr, seed=one.train.seed)
         try:
             check_spec(spec)
             spec = with_micro_batch(spec, one.train.micro_batch)

@@ -137,7 +137,7 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         inputs=recipe.inputs,
         outputs=outputs,
         batch=job.train.batch,
-        lr=job.train.lr,
+        lr=job.train.rate,
         seed=job.train.seed,
         precision=job.train.precision,
         class_weights=_class_weights(job, targets[train], outputs),
