@@ -4,8 +4,8 @@ By the very choices that the audit makes: at the default rate (one segment of a 
 contributor's first round, the last one always in a small job or a first round and every second time otherwise), each
 drawn segment either replayed from the shard's start or from an opened state, whichever is quicker (`plan_openings`).
 The average is over where the draw may fall. Where optimizer state is kept across rounds, a shard's start is opened too
-(8 bytes a parameter) unless the audit of the round before reached it. Not covered: rates raised by risk, and second
-replays of odd updates.
+(8 bytes a parameter) unless the audit of the round before reached it. Not covered: rates raised by risk, whole replays
+of odd updates, and second replays after a miss.
 """
 
 from __future__ import annotations

@@ -1,19 +1,26 @@
 """What an update must be before it may be averaged, whatever the replay said. Pure.
 
-A gate is a coarse net for what no honest training sends; what slips through it is the robust rule's
-(`training/aggregate.py`) and the audit's.
+A gate is a net for what no honest training sends. It convicts nobody: what stands out is replayed whole
+(`tasks/gate.py`), which proves an honest update honest and finds any other. So a gate may be strict: a false alarm
+costs the auditor's time and nobody's pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 
 import numpy as np
 
 NORM_FACTOR = 10.0  # times the others' median length per square root of steps
 MIN_OTHERS = 2  # of whom there must be a median worth comparing with
+LOSS_FACTOR = 2.0  # of the others' spread of losses above their median
+LOSS_OTHERS = 3  # of whom there must be a spread
+LEAST_SPREAD = 0.01  # of the others' median loss: less is no difference worth a replay
+JUDGED_LENGTH = 0.5  # times the median update's: within it a loss follows the direction, beyond it the step's size
+_SIGMA = 1.4826  # standard deviations in a median absolute deviation of normal numbers
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,24 @@ class Offer:
     steps: int
 
 
+def length(offer: Offer) -> float:
+    return float(np.linalg.norm(offer.update.astype(np.float64)))
+
+
 def pace(offer: Offer) -> float:
     """Length of the update for each square root of steps: alike for slow and fast honest contributors."""
-    return float(np.linalg.norm(offer.update.astype(np.float64))) / offer.steps**0.5
+    return length(offer) / offer.steps**0.5
 
 
-def gates(offers: Mapping[int, Offer], parameters: int) -> dict[int, tuple[str, ...]]:
+def gates(
+    offers: Mapping[int, Offer], parameters: int, loss: Callable[[np.ndarray], float] | None = None
+) -> dict[int, tuple[str, ...]]:
     """By seat, the reasons why its update may not enter; an empty tuple where it may.
 
-    Reasons: "steps" (none verified), "length", "finite", "zero" (no update at all), "norm" (over ten times the other
-    contributors' median per square root of steps, where at least two others passed the rest).
+    `loss`: of an update (flat fp32) added to the round's published weights, on rows that no contributor could know
+    before it committed. Reasons: "steps" (none verified), "length", "finite", "zero" (no update at all), "norm" (over
+    ten times the other contributors' median per square root of steps, where at least two others passed the rest),
+    "loss" (`odd_losses`, where at least three others did).
     """
     reasons: dict[int, list[str]] = {seat: [] for seat in offers}
     for seat, offer in offers.items():
@@ -45,9 +60,36 @@ def gates(offers: Mapping[int, Offer], parameters: int) -> dict[int, tuple[str, 
             reasons[seat].append("finite")
         elif not offer.update.any():
             reasons[seat].append("zero")
-    paces = {seat: pace(offers[seat]) for seat, found in reasons.items() if not found}
+    sound = {seat: offers[seat] for seat, found in reasons.items() if not found}
+    paces = {seat: pace(offer) for seat, offer in sound.items()}
     for seat, own in paces.items():
         others = [other for key, other in paces.items() if key != seat]
         if len(others) >= MIN_OTHERS and own > NORM_FACTOR * median(others):
             reasons[seat].append("norm")
+    if loss is not None and len(sound) > LOSS_OTHERS:
+        for seat in odd_losses(judged(sound, loss)):
+            reasons[seat].append("loss")
     return {seat: tuple(found) for seat, found in reasons.items()}
+
+
+def judged(offers: Mapping[int, Offer], loss: Callable[[np.ndarray], float]) -> dict[int, float]:
+    """The loss of every update at half the median update's length, so that neither a short nor a long one hides."""
+    lengths = {seat: length(offer) for seat, offer in offers.items()}
+    common = JUDGED_LENGTH * median(lengths.values())
+    return {seat: loss((offer.update * (common / lengths[seat])).astype("f4")) for seat, offer in offers.items()}
+
+
+def odd_losses(losses: Mapping[int, float]) -> set[int]:
+    """Seats whose loss is over the others' median by more than twice their spread (median absolute deviation, as a
+    standard deviation), or is not finite. A low loss is never odd."""
+    found = set()
+    for seat, own in losses.items():
+        others = [other for key, other in losses.items() if key != seat and isfinite(other)]
+        if not isfinite(own):
+            found.add(seat)
+        elif len(others) >= LOSS_OTHERS:
+            middle = median(others)
+            spread = max(_SIGMA * median(abs(other - middle) for other in others), LEAST_SPREAD * abs(middle))
+            if own > middle + LOSS_FACTOR * spread:
+                found.add(seat)
+    return found

@@ -83,3 +83,22 @@ async def test_it_is_rejected_with_evidence_and_never_added(rig: Rig, monkeypatc
     _advance(run, run.round)
     np.testing.assert_allclose(run.weights.weights, before + np.mean(parts, axis=0), atol=1e-6)
     assert run.state.steps_done == len(others) * 2 * STEP
+
+
+@pytest.mark.parametrize("factor", [-1.0, -5.0, -0.05])
+async def test_an_update_turned_round_is_seen_by_its_loss_and_found(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, factor: float
+):
+    run = rig.run
+    for name in ("three", "four", "five"):
+        rig.add(name)
+    turns = iter([np.float32(factor)])  # the first to answer is hostile, whoever follows honest
+    monkeypatch.setattr(shard, "quantise", lambda vector: quantise(vector * next(turns, np.float32(1))))
+    hostile, *others = await rig.train(segments=2)
+    assert run.round is not None
+    odd = suspicious(run, run.round, committed(run.round))
+    assert odd[hostile.seat] == "loss"
+    assert len(odd) < len(others)
+    assert (await rig.audit(hostile, whole=True)).verdict == "rejected"
+    # whoever is honest and looks odd only costs a replay
+    assert (await rig.audit(others[0], whole=True)).accepted

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudlinkup.verify.gates import Offer, gates
+from cloudlinkup.verify.gates import Offer, gates, judged, odd_losses
 
 
 def offer(length=1.0, steps=100, n=50, seed=0):
@@ -50,3 +50,65 @@ def test_the_norm_gate_does_not_depend_on_scale_or_units(scale, factor):
     offers[9] = Offer(offers[0].update * np.float32(30), offers[0].steps)
     judged = gates(offers, 50)
     assert judged[9] == ("norm",) and all(not judged[s] for s in range(4))
+
+
+def bowl(target):
+    """A loss that is least at `target`."""
+    return lambda update: float(((update - target) ** 2).sum())
+
+
+def directed(sign=1.0, length=1.0, steps=100, seed=0, n=50):
+    rng = np.random.default_rng(seed)
+    vector = sign * (np.ones(n) + 0.5 * rng.standard_normal(n))
+    return Offer((vector / np.linalg.norm(vector) * length).astype(np.float32), steps)
+
+
+@pytest.mark.parametrize("length", [0.01, 1.0, 5.0])
+def test_an_update_that_leads_away_is_odd_however_long_it_is(length):
+    offers = {seat: directed(seed=seat, steps=50 * (seat + 1)) for seat in range(6)}
+    judge = bowl(np.full(50, 0.2, np.float32))
+    assert set(gates(offers, 50, judge).values()) == {()}
+    offers[9] = directed(-1.0, length, seed=9)
+    found = gates(offers, 50, judge)
+    assert found.pop(9) == ("loss",) and set(found.values()) == {()}
+
+
+def test_losses_are_compared_among_four_and_more_only():
+    judge = bowl(np.full(50, 0.2, np.float32))
+    offers = {0: directed(seed=0), 1: directed(seed=1), 2: directed(-1.0, seed=2)}
+    assert set(gates(offers, 50, judge).values()) == {()}
+    assert gates(offers | {3: directed(seed=3)}, 50, judge)[2] == ("loss",)
+    assert gates({}, 50, judge) == {}
+
+
+def test_what_another_gate_stops_is_not_judged():
+    def judge(update):
+        assert np.isfinite(update).all() and update.any()
+        return float(np.abs(update).sum())
+
+    offers = {seat: directed(seed=seat) for seat in range(4)}
+    offers |= {8: Offer(np.full(50, np.inf, np.float32), 100), 9: Offer(np.zeros(50, np.float32), 100)}
+    found = gates(offers, 50, judge)
+    assert found[8] == ("finite",) and found[9] == ("zero",)
+
+
+@given(
+    st.dictionaries(st.integers(0, 20), st.floats(0.01, 100), min_size=1, max_size=12),
+    st.floats(1e-3, 1e3),
+)
+def test_odd_losses_depend_on_no_unit_and_are_never_the_lower_half(losses, unit):
+    found = odd_losses(losses)
+    assert len(found) <= len(losses) // 2
+    assert all(losses[seat] > np.median(list(losses.values())) for seat in found)
+    if len(losses) <= 3:
+        assert not found
+    moved = {seat: loss * 2.0 ** round(np.log2(unit)) for seat, loss in losses.items()}  # exact in binary
+    assert odd_losses(moved) == found
+    assert odd_losses(losses | {99: float("nan"), 98: float("inf")}) == found | {98, 99}
+
+
+def test_every_update_is_judged_at_one_length():
+    lengths = []
+    offers = {seat: offer(10.0**seat, seed=seat) for seat in range(5)}
+    judged(offers, lambda update: lengths.append(float(np.linalg.norm(update))) or 0.0)
+    assert lengths == pytest.approx([50.0] * 5, rel=1e-5)  # half of the median, 100
