@@ -54,7 +54,7 @@ def _loss(run: Run, round_: RoundState) -> Callable[[np.ndarray], float]:
 
     def loss(update: np.ndarray) -> float:
         with np.errstate(all="ignore"):  # an update may be absurd: its loss is then not finite, and that is odd
-            return evaluate(data.spec, base + update, features, targets).loss
+            return evaluate(data.spec, base + update, features, targets, frozen=run.frozen).loss
 
     return loss
 

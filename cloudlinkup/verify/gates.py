@@ -16,7 +16,7 @@ import numpy as np
 
 NORM_FACTOR = 10.0  # times the others' median length per square root of steps
 MIN_OTHERS = 2  # of whom there must be a median worth comparing with
-LOSS_FACTOR = 2.0  # of the others' spread of losses above their median
+LOSS_FACTOR = 3.0  # of the others' spreads of losses above their median
 LOSS_OTHERS = 3  # of whom there must be a spread
 LEAST_SPREAD = 0.01  # of the others' median loss: less is no difference worth a replay
 JUDGED_LENGTH = 0.5  # times the median update's: within it a loss follows the direction, beyond it the step's size
@@ -80,8 +80,8 @@ def judged(offers: Mapping[int, Offer], loss: Callable[[np.ndarray], float]) -> 
 
 
 def odd_losses(losses: Mapping[int, float]) -> set[int]:
-    """Seats whose loss is over the others' median by more than twice their spread (median absolute deviation, as a
-    standard deviation), or is not finite. A low loss is never odd."""
+    """Seats whose loss is above the others' median by more than three of their spreads (the median absolute deviation
+    as a standard deviation), or not finite. A low loss is never odd."""
     found = set()
     for seat, own in losses.items():
         others = [other for key, other in losses.items() if key != seat and isfinite(other)]
