@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from cloudlinkup.tables.prepare import Prepared, prepare
+from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.read import read_table
 from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.architectures import initial_weights

@@ -23,7 +23,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from benchmarks.digits_quality import ROOT, digits_job, train_in_rounds, with_seed
-from cloudlinkup.tables.prepare import Prepared, prepare
+from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.read import read_table
 from cloudlinkup.training.evaluate import score
 from cloudlinkup.types import JobSpec, parse_job

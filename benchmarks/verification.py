@@ -39,7 +39,8 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.digits_quality import ROOT, digits_job
-from cloudlinkup.tables.prepare import Prepared, prepare
+from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.read import read_table
 from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.quantize import encoded_size, quantise

@@ -5,6 +5,7 @@
     prefect/         Prefect's own home
     blobs/           sealed blobs by job and hash
     jobs/            <request id>/ (0700): weights, evidence and the delivered model of one job
+    quotes/          hashes of the rows that jobs were quoted with; scratch/: those rows, while a quote is made
     jobs.db          request ids, stages, rounds, secrets, attempts (0600), written before each effect
     telemetry.db     what was planned and what happened
     localnet.db      the local chain

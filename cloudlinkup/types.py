@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.frozen import Frozen
@@ -68,13 +69,49 @@ def format_tokens(units: int, decimals: int) -> str:
 # ---------------------------------------------------------------- the job a client submits
 
 
-class DataSpec(Frozen):
-    """Where the rows are. `holdout` is the share of rows kept back for the score."""
+class TokenizerSpec(Frozen):
+    """A Hugging Face tokenizer.json; it is used only if its SHA-256 is this."""
 
     uri: Annotated[str, Field(min_length=1, max_length=2_000)]
-    format: Literal["parquet", "csv"]
-    label: Annotated[str, Field(min_length=1, max_length=256)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class DataSpec(Frozen):
+    """Where the rows are: a table with a `label` column, or plain text, which has none.
+
+    `holdout`: the share of rows, or of the text, that is kept back for the score. Of text: `tokenizer`, by default its
+    bytes are the tokens; `context`, tokens of a window, where the model does not say it.
+    """
+
+    uri: Annotated[str, Field(min_length=1, max_length=2_000)]
+    format: Literal["parquet", "csv", "text"]
+    label: Annotated[str | None, Field(min_length=1, max_length=256, validate_default=True)] = None
     holdout: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    tokenizer: TokenizerSpec | None = None
+    context: Annotated[int, Field(ge=1, le=4_096)] | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _of_a_table(cls, value: str | None, info: ValidationInfo) -> str | None:
+        text = info.data.get("format") == "text"
+        if value is None and not text:
+            raise PydanticCustomError("missing", "a table needs the name of the column to predict")
+        if value is not None and text:
+            raise ValueError("plain text has no label: what is predicted is the next token; leave it out")
+        return value
+
+    @field_validator("tokenizer", "context")
+    @classmethod
+    def _of_text(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("format", "text") != "text":
+            raise ValueError('is for format "text" alone: leave it out')
+        return value
+
+    @property
+    def column(self) -> str:
+        """The label of a table."""
+        assert self.label is not None, "text has no label"
+        return self.label
 
 
 Weights = Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(min_length=2, max_length=1_000)]
@@ -214,7 +251,7 @@ class JobSpec(Frozen):
 
     version: Literal[1]
     data: DataSpec
-    task: Literal["classification", "regression"]
+    task: Literal["classification", "regression", "next_token"]
     model: ModelSpec
     train: TrainSpec
     contributors: ContributorsSpec = ContributorsSpec()
@@ -223,6 +260,15 @@ class JobSpec(Frozen):
     goal: JobGoal | None = None
     budget: str
     deadline: datetime
+
+    @field_validator("task")
+    @classmethod
+    def _of_its_data(cls, value: str, info: ValidationInfo) -> str:
+        data = info.data.get("data")
+        if data is not None and (data.format == "text") != (value == "next_token"):
+            has = "plain text has the task next_token" if data.format == "text" else "next_token needs plain text"
+            raise ValueError(f"does not fit data.format {data.format}: {has}")
+        return value
 
     @field_validator("model")
     @classmethod
@@ -249,6 +295,8 @@ class JobSpec(Frozen):
             raise ValueError("a search stops hopeless trainings by halving, not by train.patience: leave one out")
         if value is not None and train is not None and train.rounds == "kept":
             raise ValueError('the trainings of a search change hands between rounds: leave train.rounds "auto"')
+        if value is not None and value.deliver == "blend" and info.data.get("task") == "next_token":
+            raise ValueError('language models are not blended: use deliver "best" or "all", or "final" for folds')
         return value
 
     @field_validator("budget")

@@ -14,6 +14,7 @@ from cloudlinkup.cluster.dispatch import Cluster
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
 from cloudlinkup.ledger.escrow import Ledger
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.quote import Quote, requote
 from models.reasons import Goal
@@ -22,7 +23,7 @@ from tasks.calibrated import replay_classes
 from tasks.peers import verified
 from tasks.pilot import settle_rate
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
-from tasks.quoted import remember_quoted
+from tasks.quoted import remember_quoted, scratch
 from tasks.trials import plan_search
 
 
@@ -35,8 +36,13 @@ async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | No
     Raises BadInput (data, model, budget, deadline), NoContributors, Unavailable.
     """
     settings = Settings.load()
-    data = await load_data(job, settings.file_roots)
-    await asyncio.to_thread(remember_quoted, settings.home, job, data.to_bytes())
+    with scratch(settings.home) as place:
+        data = await load_data(job, settings.file_roots, place)
+        await asyncio.to_thread(lambda: remember_quoted(settings.home, job, data.hash))
+        return await _quote(job, data, settings, goal, own_hourly)
+
+
+async def _quote(job: JobSpec, data: Prepared, settings: Settings, goal: Goal | None, own_hourly: str | None) -> Quote:
     data, rates = await settle_rate(job, data)
     work = None
     if job.search is None:

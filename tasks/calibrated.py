@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cloudlinkup.home import Home
-from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.types import JobSpec
 from cloudlinkup.verify.calibration import PILOT_SHARE, Calibration, pilot, stored
 from tasks.context import Run

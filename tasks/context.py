@@ -35,7 +35,7 @@ from tasks.state import JobState, RoundState, Stage
 if TYPE_CHECKING:
     from cloudlinkup.cluster.dispatch import Cluster
     from cloudlinkup.ledger.escrow import Ledger
-    from cloudlinkup.tables.prepare import Prepared
+    from cloudlinkup.tables.prepared import Prepared
     from cloudlinkup.training.networks.kind import FrozenWeights
     from cloudlinkup.training.outer import Published
     from models.plan import RoundPlan

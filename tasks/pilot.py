@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.pilot import choose_rate, pilot_losses
 from cloudlinkup.types import JobSpec
 

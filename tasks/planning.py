@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from cloudlinkup.agent.checks import memory_needed
 from cloudlinkup.agent.hardware import describe
 from cloudlinkup.agent.probes import measure_or_cached
 from cloudlinkup.home import Home, Settings
-from cloudlinkup.tables.prepare import Prepared, prepare
-from cloudlinkup.tables.read import read_table
+from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.prepared import Prepared
+from cloudlinkup.tables.read import fetch, read_table, read_tokenizer
+from cloudlinkup.tables.windows import prepare_text
 from cloudlinkup.training.architectures import needed_extra, parameter_count
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.spec import TrainingSpec
@@ -34,15 +37,37 @@ from models.trials import SearchWork
 from tasks.peers import Peer
 
 
-async def load_data(job: JobSpec, roots: tuple[Path, ...]) -> Prepared:
-    """The client's rows, checked and prepared. Raises BadInput by field, value and fix, never with a cell."""
+async def load_data(job: JobSpec, roots: tuple[Path, ...], place: Path) -> Prepared:
+    """The client's rows, checked, prepared and kept in the folder `place`, which is made.
+
+    Raises BadInput by field, value and fix, never with a cell. What is there already is replaced.
+    """
+    await asyncio.to_thread(_empty, place)
+    if job.data.format == "text":
+        return await _load_text(job, roots, place)
     frame = await read_table(job.data, roots)
 
     def checked() -> Prepared:
-        check_table(frame, job.data.label, job.task)
-        return prepare(frame, job)
+        assert job.task != "next_token", "which the job's own checks hold"
+        check_table(frame, job.data.column, job.task)
+        return prepare(frame, job).save(place)
 
     return await asyncio.to_thread(checked)
+
+
+def _empty(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(mode=0o700, parents=True)
+
+
+async def _load_text(job: JobSpec, roots: tuple[Path, ...], place: Path) -> Prepared:
+    tokenizer = None if job.data.tokenizer is None else await read_tokenizer(job.data.tokenizer, roots)
+    download = place / "source"
+    try:
+        path = await fetch(job.data.uri, roots, download)
+        return await asyncio.to_thread(prepare_text, path, job, place, tokenizer)
+    finally:
+        download.unlink(missing_ok=True)
 
 
 async def profile(data: Prepared, settings: Settings, frozen: FrozenWeights | None = None) -> ReferenceProfile:

@@ -7,7 +7,11 @@ Prefect in here.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cloudlinkup.errors import BadInput
@@ -17,24 +21,37 @@ from cloudlinkup.types import JobSpec, canonical_json
 from cloudlinkup.wire.hashes import sha256
 
 KEEP = 30 * 86_400  # seconds
+LEFT = 86_400  # seconds after which a quote's rows are what a killed process left
 
 
-def remember_quoted(home: Home, job: JobSpec, prepared: bytes) -> None:
-    """Keeps the hash of the rows that `job` was just quoted with."""
+def remember_quoted(home: Home, job: JobSpec, rows: str) -> None:
+    """Keeps `rows`, the hash of the rows that `job` was just quoted with (`Prepared.hash`)."""
     place = _place(home, job)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in place.parent.iterdir():
         if old.stat().st_mtime < time.time() - KEEP:
             old.unlink(missing_ok=True)
-    place.write_text(sha256(prepared))
+    place.write_text(rows)
 
 
-def check_quoted(home: Home, job: JobSpec, prepared: bytes) -> None:
+def check_quoted(home: Home, job: JobSpec, rows: str) -> None:
     """Raises BadInput where these are not the rows that the job was last quoted with."""
     place = _place(home, job)
-    if place.exists() and place.read_text() != sha256(prepared):
+    if place.exists() and place.read_text() != rows:
         problem = "its rows are not those of the quote any more"
         raise BadInput("data.uri", printable(job.data.uri), problem, "`cloudlinkup quote` it again, or restore it")
+
+
+@contextmanager
+def scratch(home: Home) -> Iterator[Path]:
+    """A folder for the rows of one quote, deleted with it."""
+    above = home.root / "scratch"
+    above.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in above.iterdir():
+        if old.stat().st_mtime < time.time() - LEFT:
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=above) as folder:
+        yield Path(folder) / "rows"
 
 
 def _place(home: Home, job: JobSpec) -> Path:

@@ -7,12 +7,13 @@ the source changed meanwhile.
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.outer import Published
 from models.facts import JobFacts
@@ -22,7 +23,7 @@ from tasks.planning import job_facts, load_data, profile
 from tasks.quoted import check_quoted
 from tasks.trials import SEARCH, load_trials, plan_search
 
-PREPARED, FACTS, RATE = "prepared.safetensors", "facts.json", "rate.json"
+PREPARED, FACTS, RATE = "prepared", "facts.json", "rate.json"
 
 
 @task(name="segment", cache_policy=NO_CACHE)
@@ -32,14 +33,9 @@ async def segment(run: Run) -> None:
     Raises BadInput for data, label, task or model that cannot be trained, and for rows that changed since the quote.
     """
     with run.timed("segment"):
-        kept = run.folder / PREPARED
-        if kept.exists():
-            run.prepared = await asyncio.to_thread(lambda: Prepared.from_bytes(kept.read_bytes()))
-        else:
-            run.prepared = await load_data(run.job, run.settings.file_roots)
-            data = run.prepared.to_bytes()
-            check_quoted(run.settings.home, run.job, data)
-            run.write(PREPARED, data)
+        if not (run.folder / PREPARED).exists():
+            await _prepare(run)
+        run.prepared = await asyncio.to_thread(Prepared.load, run.folder / PREPARED)
         run.prepared, rates = await settle_rate(run.job, run.data, run.folder / RATE)
         if run.job.search is not None:
             await _search(run, rates)
@@ -52,6 +48,17 @@ async def segment(run: Run) -> None:
         run.save("allocate")
         spec = run.data.spec
         run.event("segmented", rows=len(run.data.features), inputs=spec.inputs, outputs=spec.outputs, lr=spec.lr)
+
+
+async def _prepare(run: Run) -> None:
+    """The folder of prepared rows; it appears whole, and only once it is known to be what was quoted."""
+    part = run.folder / f"{PREPARED}.part"
+    try:
+        rows = await load_data(run.job, run.settings.file_roots, part)
+        check_quoted(run.settings.home, run.job, await asyncio.to_thread(lambda: rows.hash))
+        part.rename(run.folder / PREPARED)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
 
 
 async def _search(run: Run, rates: dict[str, float]) -> None:

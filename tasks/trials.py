@@ -17,7 +17,7 @@ import numpy as np
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
-from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count, with_micro_batch
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.evaluate import score

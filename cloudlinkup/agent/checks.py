@@ -16,7 +16,7 @@ from cloudlinkup.agent.files import Delivered, SeatRecord
 from cloudlinkup.crypto.seal import sealed_size
 from cloudlinkup.errors import ProtocolError
 from cloudlinkup.training.architectures import frozen_tensors, memory_of_step, needed_extra, parameter_count
-from cloudlinkup.training.data import MAX_PARTITION
+from cloudlinkup.training.data import MAX_PARTITION, unpacked_size
 from cloudlinkup.training.frozen import MAX_FILE, largest_file
 from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.spec import TrainingSpec
@@ -114,7 +114,7 @@ def check_spec(
         raise Refusal("terms", "the update would be larger than the order's most bytes")
     if order.numeric_mode != spec.precision:
         raise Refusal("terms", f"the order is for {order.numeric_mode}, the spec for {spec.precision}")
-    needed = memory_needed(spec, count, call.partition.size, frozen)
+    needed = memory_needed(spec, count, unpacked_size(call.partition.size, spec), frozen)
     if needed > memory or call.partition.size > sealed_size(MAX_PARTITION):
         raise Refusal("memory", f"{needed} bytes are needed, {memory} are offered")
     kept = 4 * state_size(count) if spec.rounds == "kept" else 0

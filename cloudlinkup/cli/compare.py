@@ -27,11 +27,11 @@ async def compare(home: Home, request_id: str, job: JobSpec) -> Comparison:
 
 
 def _compare(home: Home, request_id: str, job: JobSpec) -> Comparison:
-    from cloudlinkup.tables.prepare import Prepared
+    from cloudlinkup.tables.prepared import Prepared
     from cloudlinkup.training.baseline import train_alone
     from cloudlinkup.training.evaluate import score
 
-    data = Prepared.from_bytes((home.job_folder(request_id) / "prepared.safetensors").read_bytes())
+    data = Prepared.load(home.job_folder(request_id) / "prepared")
     alone = train_alone(data.spec, data.features, data.targets, job.train.samples, seed=job.train.seed)
     _, value = score(data.spec, alone.weights, data.holdout_features, data.holdout_targets, job.metric)
     return Comparison(round(value, 6), round(alone.seconds, 2))

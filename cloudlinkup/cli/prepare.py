@@ -25,24 +25,35 @@ EPOCHS = 40  # of the table, in the job that `init` writes
 MOST_SAMPLES = 2_000_000  # in the job that `init` writes
 MOST_CLASSES = 50  # whole numbers with more distinct values are taken for a regression
 BATCH = 32
+TEXT = (".txt", ".md", ".text")
+CONTEXT = 64  # tokens, which are bytes, in the job that `init` writes for a text
+TEXT_EPOCHS = 20
 PEEK = 200_000  # rows read to tell the task
 
 
-def init(data: Path, /, *, label: str, out: Path = Path("job.json")) -> None:
-    """Write a job.json for a table, with sensible values to start from.
+def init(data: Path, /, *, label: str | None = None, out: Path = Path("job.json")) -> None:
+    """Write a job.json for a table or a text, with sensible values to start from.
 
     Parameters
     ----------
     data
-        A CSV or Parquet file with one row an example.
+        A CSV or Parquet file with one row an example, or plain text (.txt, .md), for a language model.
     label
-        The column to predict. Text, booleans and few whole numbers make a classification, the rest a regression.
+        Of a table: the column to predict. Text, booleans and few whole numbers make a classification, the rest a
+        regression.
     out
         The file to write; it must not exist.
     """
     if out.exists():
         raise BadInput("out", str(out), "exists already", "name another file with --out")
-    job = describe_table(data, label)
+    if data.suffix.lower() in TEXT:
+        if label is not None:
+            raise BadInput("--label", label, "plain text has none", "leave it out")
+        job = describe_text(data)
+    elif label is None:
+        raise BadInput("--label", "(absent)", "a table needs the column to predict", "add --label COLUMN")
+    else:
+        job = describe_table(data, label)
     parse_job(job)
     out.write_text(json.dumps(job, indent=2) + "\n")
     document = {"file": str(out), "job": job}
@@ -86,13 +97,45 @@ def describe_table(data: Path, label: str) -> dict[str, Any]:
     numeric = bool(pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values))
     whole = numeric and different <= MOST_CLASSES and bool(np.all(values.to_numpy() % 1 == 0))
     samples = min(max(rows, 1) * EPOCHS, MOST_SAMPLES, CAPS["samples"])
+    return _job(
+        {"uri": data.resolve().as_uri(), "format": kind, "label": label, "holdout": 0.2},
+        "classification" if whole or not numeric else "regression",
+        {"kind": "mlp", "hidden": [64, 32], "activation": "relu"},
+        {"samples": samples, "batch": BATCH, "lr": 0.01, "seed": 0, "precision": "fp32"},
+    )
+
+
+def describe_text(data: Path) -> dict[str, Any]:
+    """A job for this text, as a document. Raises BadInput."""
+    try:
+        windows = data.stat().st_size // CONTEXT
+    except FileNotFoundError:
+        raise BadInput("data", str(data), "there is no such file", "give a text file") from None
+    samples = min(max(windows, 1) * TEXT_EPOCHS, MOST_SAMPLES)
+    return _job(
+        {"uri": data.resolve().as_uri(), "format": "text", "holdout": 0.1},
+        "next_token",
+        {
+            "kind": "transformer",
+            "width": 64,
+            "depth": 2,
+            "heads": 4,
+            "context": CONTEXT,
+            "positions": "rotary",
+            "tied": True,
+        },
+        {"samples": samples, "batch": BATCH, "lr": 0.005, "seed": 0, "precision": "fp32"},
+    )
+
+
+def _job(data: dict[str, Any], task: str, model: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
     deadline = datetime.now(UTC) + timedelta(hours=6)
     return {
         "version": 1,
-        "data": {"uri": data.resolve().as_uri(), "format": kind, "label": label, "holdout": 0.2},
-        "task": "classification" if whole or not numeric else "regression",
-        "model": {"kind": "mlp", "hidden": [64, 32], "activation": "relu"},
-        "train": {"samples": samples, "batch": BATCH, "lr": 0.01, "seed": 0, "precision": "fp32"},
+        "data": data,
+        "task": task,
+        "model": model,
+        "train": train,
         "contributors": {"max": 4, "allow": []},
         "budget": "10",
         "deadline": deadline.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -11,18 +11,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cloudlinkup.tables.recipe import Preprocessing
+from cloudlinkup.tables.text import TextRecipe
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import format_tokens
 
 Facts = Mapping[str, Any]
+Recipe = Preprocessing | TextRecipe
 
 
 def model_card(
-    spec: TrainingSpec, parameters: int, recipe: Preprocessing, metrics: Facts, receipt: Facts | None = None
+    spec: TrainingSpec, parameters: int, recipe: Recipe, metrics: Facts, receipt: Facts | None = None
 ) -> str:
     """Markdown. `metrics`, `receipt`: the documents beside it. `parameters`: of one network."""
+    title = "A language model" if isinstance(recipe, TextRecipe) else f"A {spec.task} model for `{recipe.label}`"
     sections = (
-        f"# A {spec.task} model for `{recipe.label}`\n\n{_network(spec, parameters)}{_blend(metrics)}",
+        f"# {title}\n\n{_network(spec, parameters)}{_blend(metrics)}",
         _use(recipe),
         _part("Result", _result(metrics)),
         _part("Data", _data(spec, recipe, metrics)),
@@ -48,7 +51,9 @@ def _blend(metrics: Facts) -> str:
     return f" {count} of them, trained apart; the answer is the mean of theirs." if count else ""
 
 
-def _use(recipe: Preprocessing) -> str:
+def _use(recipe: Recipe) -> str:
+    if isinstance(recipe, TextRecipe):
+        return _use_on_text()
     back = "its own words" if recipe.classes is not None else "its own unit"
     return f"""```python
 import pandas as pd
@@ -61,10 +66,23 @@ model.predict(pd.read_csv("rows.csv"))  # raw rows in, `{recipe.label}` in {back
 On the command line: `cloudlinkup predict . rows.csv`. No file here is code or a pickle."""
 
 
+def _use_on_text() -> str:
+    return """```python
+from cloudlinkup import load_model
+
+model = load_model(".")  # a torch module
+model.predict(["Some text."])  # the perplexity of each text
+model.generate("Some te", tokens=100, seed=0)  # what follows
+```
+
+On the command line: `cloudlinkup predict . text.txt`. No file here is code or a pickle."""
+
+
 def _result(metrics: Facts) -> Iterable[str]:
     rows = metrics.get("rows", {})
     if isinstance(score := metrics.get("score"), float):
-        held = f" on {rows['held_out']:,} rows" if "held_out" in rows else " on rows"
+        name = "windows" if metrics.get("metric") == "perplexity" else "rows"
+        held = f" on {rows['held_out']:,} {name}" if "held_out" in rows else f" on {name}"
         yield f"{metrics.get('metric', 'score')} **{score:.4f}**{held} that were never trained on"
     if len(metrics.get("metrics", {})) > 1:
         shown = (f"{name} {value:.4f}" for name, value in metrics["metrics"].items() if name != metrics.get("metric"))
@@ -82,7 +100,14 @@ def _result(metrics: Facts) -> Iterable[str]:
         yield "every training's settings and score: `trials.csv`, and drawn: ![all trainings](trials.png)"
 
 
-def _data(spec: TrainingSpec, recipe: Preprocessing, metrics: Facts) -> Iterable[str]:
+def _data(spec: TrainingSpec, recipe: Recipe, metrics: Facts) -> Iterable[str]:
+    if isinstance(recipe, TextRecipe):
+        if "rows" in metrics:
+            trained, held = metrics["rows"]["trained"], metrics["rows"]["held_out"]
+            yield f"{trained:,} windows of {spec.inputs} tokens trained on, {held:,} held out, in their own stretches"
+        kind = "bytes" if recipe.tokenizer is None else "those of the tokenizer in `preprocessing.json`"
+        yield f"tokens are {kind}, {recipe.vocabulary:,} of them"
+        return
     if "rows" in metrics:
         yield f"{metrics['rows']['trained']:,} rows trained on, {metrics['rows']['held_out']:,} held out"
     yield f"{len(recipe.columns)} columns become {spec.inputs} features; names and recipe: `preprocessing.json`"
@@ -132,13 +157,17 @@ def _verified(receipt: Facts) -> Iterable[str]:
     yield f"job {receipt['job_id']} on chain; every amount and transaction: `receipt.json`"
 
 
-def _limits(recipe: Preprocessing, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
+def _limits(recipe: Recipe, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
     if metrics.get("ended_early"):
         yield f"it ended early: {metrics['ended_early']}"
-    yield "the score is of rows of the same table: it says nothing about rows of another origin"
-    if any(column.kind == "category" for column in recipe.columns):
-        yield "a word that the training rows did not have counts as none of the known ones"
-    if any(column.kind == "number" for column in recipe.columns):
-        yield "a missing number counts as the training rows' median"
+    if isinstance(recipe, TextRecipe):
+        yield "the score is of stretches of the same text: it says nothing about text of another origin"
+        yield "what it writes may repeat the text that it was trained on, word for word"
+    else:
+        yield "the score is of rows of the same table: it says nothing about rows of another origin"
+        if any(column.kind == "category" for column in recipe.columns):
+            yield "a word that the training rows did not have counts as none of the known ones"
+        if any(column.kind == "number" for column in recipe.columns):
+            yield "a missing number counts as the training rows' median"
     if receipt is None or any(line["replayed"] < line["segments"] for line in receipt["contributors"]):
         yield "what was not drawn was not trained again: a cheat in it is unlikely, not impossible"

@@ -13,6 +13,8 @@ A blend has no weights of its own: `blend` in its metrics.json names the folders
 
 model = load_model("delivered")  # a torch module
 model.predict(frame)             # raw rows in, labels in their own words out; so does model(frame)
+
+A language model is a `LanguageModel` instead (language.py), which takes texts.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ from safetensors.numpy import load, save
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.sdk.card import model_card
+from cloudlinkup.sdk.language import LanguageModel
 from cloudlinkup.sdk.plot import Line, line_plot
+from cloudlinkup.tables.prepared import read_recipe
 from cloudlinkup.tables.recipe import Preprocessing
+from cloudlinkup.tables.text import TextRecipe
 from cloudlinkup.training.architectures import build_with, parameter_count
 from cloudlinkup.training.spec import TrainingSpec
 
@@ -51,7 +56,7 @@ WEIGHTS, SPEC, RECIPE, METRICS, CURVE, RECEIPT, README = (
 )
 TRIALS = "trials"
 MAX_WEIGHTS = 4 * 50_000_000 + 2**20
-MAX_JSON = 16 * 2**20
+MAX_JSON = 32 * 2**20  # a recipe may hold a tokenizer
 MAX_MEMBERS = 256
 BATCH = 8_192  # rows a forward pass
 
@@ -136,7 +141,7 @@ def write_delivery(
     folder: Path,
     spec: TrainingSpec,
     weights: np.ndarray,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextRecipe,
     metrics: Mapping[str, Any],
     receipt: Mapping[str, Any] | None = None,
 ) -> None:
@@ -160,7 +165,7 @@ def write_blend(
     folder: Path,
     members: Sequence[str],
     spec: TrainingSpec,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextRecipe,
     metrics: Mapping[str, Any],
 ) -> None:
     """Writes a folder whose model is the mean of delivered ones in it: `members`, like ``trials/03``."""
@@ -170,7 +175,9 @@ def write_blend(
     write_card(folder)
 
 
-def _write_documents(folder: Path, spec: TrainingSpec, recipe: Preprocessing, metrics: Mapping[str, Any]) -> None:
+def _write_documents(
+    folder: Path, spec: TrainingSpec, recipe: Preprocessing | TextRecipe, metrics: Mapping[str, Any]
+) -> None:
     (folder / SPEC).write_bytes(spec.to_bytes() + b"\n")
     (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n")
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
@@ -186,23 +193,30 @@ def write_card(folder: Path) -> None:
         return
     metrics = json.loads(_read(folder / METRICS, MAX_JSON))
     spec = TrainingSpec.from_bytes(_read(folder / SPEC, MAX_JSON).removesuffix(b"\n"))
-    recipe = Preprocessing.model_validate_json(_read(folder / RECIPE, MAX_JSON))
+    recipe = read_recipe(_read(folder / RECIPE, MAX_JSON))
     receipt = json.loads(_read(folder / RECEIPT, MAX_JSON)) if (folder / RECEIPT).exists() else None
     told = receipt if receipt and "contributors" in receipt else None
     (folder / README).write_text(model_card(spec, parameter_count(spec), recipe, metrics, told))
 
 
-def load_model(folder: str | Path) -> DeliveredModel:
-    """The model in a delivered folder. Raises BadInput when a file is missing, altered or does not fit the others."""
+def load_model(folder: str | Path) -> Any:
+    """The model in a delivered folder: a DeliveredModel, or a LanguageModel where it was trained on text.
+
+    Raises BadInput when a file is missing, altered or does not fit the others.
+    """
     where = Path(folder)
     try:
         metrics = json.loads(_read(where / METRICS, MAX_JSON))
         if not isinstance(metrics, dict):
             raise ValueError(f"{METRICS} is not an object")
         spec = TrainingSpec.from_bytes(_read(where / SPEC, MAX_JSON).removesuffix(b"\n"))
-        recipe = Preprocessing.model_validate_json(_read(where / RECIPE, MAX_JSON))
+        recipe = read_recipe(_read(where / RECIPE, MAX_JSON))
         if recipe.inputs != spec.inputs or recipe.task != spec.task:
             raise ValueError(f"{RECIPE} does not fit {SPEC}")
+        if isinstance(recipe, TextRecipe):
+            if recipe.vocabulary > spec.outputs:
+                raise ValueError(f"{RECIPE} has more tokens than {SPEC}")
+            return LanguageModel(spec, _single(where, metrics, spec), recipe, metrics).eval()
         if recipe.classes is not None and len(recipe.classes) != spec.outputs:
             raise ValueError(f"{RECIPE} has another number of classes than {SPEC}")
         network = _blended(where, metrics, spec) if "blend" in metrics else _single(where, metrics, spec)
@@ -238,9 +252,17 @@ def _blended(where: Path, metrics: Mapping[str, Any], spec: TrainingSpec) -> tor
     return Blend(networks, classes=spec.task == "classification")
 
 
-def predict(folder: str | Path, frame: pd.DataFrame) -> np.ndarray:
-    """`load_model(folder).predict(frame)`."""
-    return load_model(folder).predict(frame)
+def predict(folder: str | Path, rows: pd.DataFrame | str | Sequence[str]) -> np.ndarray:
+    """`load_model(folder).predict(rows)`: rows of a table, or texts for a language model. Raises BadInput for the
+    other of the two."""
+    model = load_model(folder)
+    if isinstance(model, LanguageModel):
+        if not isinstance(rows, str | list | tuple):
+            raise BadInput("data", type(rows).__name__, "this model takes text", "give a text, or a list of texts")
+        return model.predict(rows)
+    if isinstance(rows, str | list | tuple):
+        raise BadInput("data", type(rows).__name__, "this model takes the rows of a table", "give a DataFrame")
+    return model.predict(rows)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -7,19 +7,15 @@ identifier that is a number trains as one, so leave it out of the table.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from math import isfinite
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.model_spec import ModelSpec, refused_model
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.recipe import (
     MAX_WORDS,
     MISSING,
@@ -36,7 +32,6 @@ from cloudlinkup.tables.recipe import (
     words,
 )
 from cloudlinkup.training.architectures import MAX_INPUTS, check_spec, with_micro_batch
-from cloudlinkup.training.data import check_rows
 from cloudlinkup.training.schedule import Rounds, choose_rounds
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec
@@ -48,47 +43,10 @@ MAX_CLASSES = 1_000
 MAX_TABLE = 4 * 2**30  # bytes of prepared features
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """features: fp32 (rows, inputs). targets: int64 (rows,) class numbers, or standardised fp32 (rows, 1).
-
-    The holdout's are alike. `classes`: the label's own words by number, empty for regression.
-    """
-
-    features: np.ndarray
-    targets: np.ndarray
-    holdout_features: np.ndarray
-    holdout_targets: np.ndarray
-    preprocessing: Preprocessing
-    classes: tuple[Word, ...]
-    spec: TrainingSpec
-
-    def to_bytes(self) -> bytes:
-        """safetensors with the recipe and the spec in its metadata."""
-        arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)[:4]}
-        meta = [self.preprocessing.model_dump_json(), self.spec.to_bytes().decode()]
-        return save(arrays, metadata={"prepared": json.dumps(meta)})  # one entry: their order is not kept
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Prepared:
-        """Raises ValueError for anything that `to_bytes` did not write."""
-        try:
-            arrays = load(data)
-            length = int.from_bytes(data[:8], "little")
-            kept = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prepared"])
-            recipe = Preprocessing.model_validate_json(kept[0])
-            spec = TrainingSpec.from_bytes(kept[1].encode())
-            x, y, held_x, held_y = (np.array(arrays[f.name]) for f in fields(cls)[:4])
-        except (SafetensorError, KeyError, IndexError, TypeError, ValidationError):
-            raise ValueError("not prepared rows") from None
-        check_rows(x, y, spec)
-        check_rows(held_x, held_y, spec)
-        return cls(x, y, held_x, held_y, recipe, recipe.classes or (), spec)
-
-
 def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
     """The job's rows, ready to train on. The same table and job give the same bytes. Raises BadInput."""
-    label = job.data.label
+    assert job.task != "next_token", "text is prepared by tables/windows.py"
+    label = job.data.column
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
         raise BadInput(str(duplicates[0]), "(twice)", "this column's name is used twice", "rename one")
@@ -130,25 +88,33 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         size = f"{recipe.inputs} features, {len(frame)} rows"
         raise BadInput("data.uri", size, "too large once categories are columns", "drop columns or rows")
     features = recipe.features(frame)
+    weights = _class_weights(job, targets[train], outputs)
+    spec = spec_of(job, recipe.inputs, outputs, len(train), weights)
+    return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+
+
+def spec_of(
+    job: JobSpec, inputs: int, outputs: int, rows: int, class_weights: tuple[float, ...] | None = None
+) -> TrainingSpec:
+    """What every shard of the job is trained from. `rows`: that are trained on. Raises BadInput("model...")."""
     model = job.model.model_dump(mode="json")
     spec = TrainingSpec(
         task=job.task,
         model=model,
-        inputs=recipe.inputs,
+        inputs=inputs,
         outputs=outputs,
         batch=job.train.batch,
         lr=job.train.rate,
         seed=job.train.seed,
         precision=job.train.precision,
-        class_weights=_class_weights(job, targets[train], outputs),
-        rounds=rounds_of(job, len(train)),
+        class_weights=class_weights,
+        rounds=rounds_of(job, rows),
     )
     try:
         check_spec(spec)
-        spec = with_micro_batch(spec, job.train.micro_batch)
+        return with_micro_batch(spec, job.train.micro_batch)
     except ValueError as error:
-        raise refused_model(error, model, f"{recipe.inputs} inputs, {outputs} outputs") from None
-    return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+        raise refused_model(error, model, f"{inputs} inputs, {outputs} outputs") from None
 
 
 def rounds_of(job: JobSpec, rows: int) -> Rounds:

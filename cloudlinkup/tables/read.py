@@ -8,7 +8,9 @@ credentials of the process's environment or profile. Parsing itself cannot be in
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -21,50 +23,107 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cloudlinkup.errors import BadInput, Unavailable
-from cloudlinkup.tables.uri import check_uri, local_file, public_addresses, refuse, scheme_of
-from cloudlinkup.types import DataSpec
+from cloudlinkup.tables.uri import check_uri, local_file, printable, public_addresses, refuse, scheme_of
+from cloudlinkup.types import DataSpec, TokenizerSpec
 
 MAX_BYTES = 512 * 2**20
+MAX_TOKENIZER = 12 * 2**20
 MAX_CELLS = 300_000_000
 MAX_EXPANSION = 8  # times MAX_BYTES that a Parquet file may take once unpacked
 TIMEOUT = 120.0  # seconds for fetching
 MAX_REDIRECTS = 3
 
+PIECE = 8 * 2**20  # bytes of a file read at a time
+
 Resolve = Callable[[str, str], list[str]]
+Write = Callable[[bytes], object]
 
 
 async def read_table(
     data: DataSpec, roots: tuple[Path, ...], max_bytes: int = MAX_BYTES, seconds: float = TIMEOUT
 ) -> pd.DataFrame:
-    """The table behind `data.uri`. Raises BadInput by field and fix, or Unavailable when a host does not answer."""
-    scheme = scheme_of(data.uri)
-    await asyncio.to_thread(check_uri, data.uri, roots)
+    """The table behind `data.uri`, in memory. Raises BadInput by field and fix, or Unavailable when a host does not
+    answer."""
+    raw = await read_bytes(data.uri, roots, max_bytes, seconds)
+    return await asyncio.to_thread(parse_table, raw, data, max_bytes)
+
+
+async def read_bytes(uri: str, roots: tuple[Path, ...], max_bytes: int, seconds: float = TIMEOUT) -> bytes:
+    """What is behind `uri`, in memory. Raises as `fetch`."""
+    pieces: list[bytes] = []
+    path = await _local_or(uri, roots, max_bytes, seconds, pieces.append)
+    return b"".join(pieces) if path is None else await asyncio.to_thread(_whole, path, uri, max_bytes)
+
+
+async def fetch(
+    uri: str, roots: tuple[Path, ...], place: Path, max_bytes: int = MAX_BYTES, seconds: float = TIMEOUT
+) -> Path:
+    """A local file with what is behind `uri`: the file itself, or `place`, to which it was downloaded.
+
+    Raises BadInput("data.uri") by problem and fix, and Unavailable when a host does not answer in time.
+    """
+    if scheme_of(uri) == "file":
+        path = await _local_or(uri, roots, max_bytes, seconds, _nothing)
+        assert path is not None
+        return path
+    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        await _local_or(uri, roots, max_bytes, seconds, file.write)
+    return place
+
+
+def _nothing(_: bytes) -> None:
+    pass
+
+
+async def _local_or(uri: str, roots: tuple[Path, ...], limit: int, seconds: float, write: Write) -> Path | None:
+    """The local file that `uri` names, or None after the bytes behind it were written."""
+    scheme = scheme_of(uri)
+    await asyncio.to_thread(check_uri, uri, roots)
     try:
         async with asyncio.timeout(seconds):
             if scheme == "file":
-                raw = await asyncio.to_thread(_read_file, data.uri, roots, max_bytes)
-            elif scheme == "https":
-                raw = await download(data.uri, max_bytes, seconds=seconds)
+                path = await asyncio.to_thread(local_file, uri, roots)
+                if path.stat().st_size > limit:
+                    raise _too_large(uri, limit)
+                return path
+            if scheme == "https":
+                await _get(uri, limit, write, seconds=seconds)
             else:
-                raw = await asyncio.to_thread(_read_s3, data.uri, max_bytes, seconds)
+                await asyncio.to_thread(_read_s3, uri, limit, seconds, write)
     except TimeoutError:
         raise Unavailable(f"data.uri did not answer within {seconds:g} s. Fix: try again, or copy it nearer") from None
-    return await asyncio.to_thread(parse_table, raw, data, max_bytes)
+    return None
+
+
+async def read_tokenizer(spec: TokenizerSpec, roots: tuple[Path, ...], seconds: float = TIMEOUT) -> str:
+    """The document of a tokenizer.json. Raises BadInput("data.tokenizer...") and Unavailable."""
+    try:
+        raw = await read_bytes(spec.uri, roots, MAX_TOKENIZER, seconds)
+    except BadInput as error:
+        raise BadInput("data.tokenizer.uri", error.value, error.problem, error.fix) from None
+    if hashlib.sha256(raw).hexdigest() != spec.sha256:
+        problem = "is not the SHA-256 of what its URI holds"
+        raise BadInput("data.tokenizer.sha256", spec.sha256, problem, "correct it, or restore the file")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        problem = "is not UTF-8 text"
+        raise BadInput("data.tokenizer.uri", printable(spec.uri), problem, "give a tokenizer.json") from None
 
 
 def _too_large(uri: str, limit: int) -> BadInput:
     return refuse(uri, f"is larger than {limit // 2**20} MiB", "sample it, or drop columns")
 
 
-def _read_file(uri: str, roots: tuple[Path, ...], limit: int) -> bytes:
-    with local_file(uri, roots).open("rb") as file:
-        raw = file.read(limit + 1)
+def _whole(path: Path, uri: str, limit: int) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(limit + 1)  # it may have grown since it was looked at
     if len(raw) > limit:
         raise _too_large(uri, limit)
     return raw
 
 
-def _read_s3(uri: str, limit: int, seconds: float) -> bytes:
+def _read_s3(uri: str, limit: int, seconds: float, write: Write) -> None:
     try:
         import s3fs
     except ImportError:
@@ -75,7 +134,13 @@ def _read_s3(uri: str, limit: int, seconds: float) -> bytes:
         if int(system.info(uri)["size"]) > limit:
             raise _too_large(uri, limit)
         with system.open(uri, "rb", block_size=8 * 2**20, cache_type="readahead") as file:
-            raw = file.read(limit + 1)
+            size = 0
+            while piece := file.read(PIECE):
+                assert isinstance(piece, bytes)
+                size += len(piece)
+                if size > limit:
+                    raise _too_large(uri, limit)
+                write(piece)
     except FileNotFoundError:
         raise refuse(uri, "there is no such object", "check bucket and key") from None
     except PermissionError:
@@ -84,10 +149,6 @@ def _read_s3(uri: str, limit: int, seconds: float) -> bytes:
         raise
     except Exception as error:  # botocore's tree is not ours to import; its messages may hold request details
         raise Unavailable(f"s3 did not answer ({type(error).__name__}). Fix: check endpoint and credentials") from None
-    assert isinstance(raw, bytes)
-    if len(raw) > limit:
-        raise _too_large(uri, limit)
-    return raw
 
 
 async def download(
@@ -98,6 +159,21 @@ async def download(
     resolve: Resolve = public_addresses,
     verify: ssl.SSLContext | bool = True,
 ) -> bytes:
+    """What `uri` answers, in memory. Raises as `_get`."""
+    pieces: list[bytes] = []
+    await _get(uri, limit, pieces.append, seconds=seconds, resolve=resolve, verify=verify)
+    return b"".join(pieces)
+
+
+async def _get(
+    uri: str,
+    limit: int,
+    write: Write,
+    *,
+    seconds: float,
+    resolve: Resolve = public_addresses,
+    verify: ssl.SSLContext | bool = True,
+) -> None:
     """GET over https, connecting to an address that `resolve` allowed, with the host's own name in SNI and certificate.
 
     Raises BadInput for a refused address, redirect, status or size; Unavailable when the host does not answer.
@@ -122,7 +198,8 @@ async def download(
                         continue
                     if response.status_code != 200:
                         raise refuse(uri, f"answered with status {response.status_code}", "check the URI")
-                    return await _body(response, uri, limit)
+                    await _body(response, uri, limit, write)
+                    return
                 finally:
                     await response.aclose()
             except httpx.HTTPError as error:
@@ -137,16 +214,15 @@ def _redirected(uri: str, where: str, location: str) -> str:
     return target
 
 
-async def _body(response: httpx.Response, uri: str, limit: int) -> bytes:
+async def _body(response: httpx.Response, uri: str, limit: int, write: Write) -> None:
     if int(response.headers.get("content-length") or 0) > limit:
         raise _too_large(uri, limit)
-    chunks, size = [], 0
+    size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)
         if size > limit:
             raise _too_large(uri, limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        write(chunk)
 
 
 def parse_table(raw: bytes, data: DataSpec, max_bytes: int = MAX_BYTES) -> pd.DataFrame:

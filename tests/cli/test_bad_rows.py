@@ -103,12 +103,12 @@ def test_bad_rows_name_field_problem_and_fix(cli: Cli, tmp_path: Path, name: str
 
 def test_rows_that_changed_since_the_quote_are_refused(tmp_path: Path) -> None:
     home, quoted = Home(tmp_path), parse_job(job(tmp_path, {}))
-    check_quoted(home, quoted, b"rows")  # never quoted: bound to nothing
-    remember_quoted(home, quoted, b"rows")
-    check_quoted(home, quoted, b"rows")
+    check_quoted(home, quoted, "rows")  # never quoted: bound to nothing
+    remember_quoted(home, quoted, "rows")
+    check_quoted(home, quoted, "rows")
     with pytest.raises(BadInput, match="not those of the quote") as refused:
-        check_quoted(home, quoted, b"other rows")
+        check_quoted(home, quoted, "other rows")
     assert refused.value.field == "data.uri"
-    check_quoted(home, parse_job(job(tmp_path, {"budget": "2"})), b"other rows")  # another job
-    remember_quoted(home, quoted, b"other rows")
-    check_quoted(home, quoted, b"other rows")
+    check_quoted(home, parse_job(job(tmp_path, {"budget": "2"})), "other rows")  # another job
+    remember_quoted(home, quoted, "other rows")
+    check_quoted(home, quoted, "other rows")

@@ -23,7 +23,7 @@ import pytest
 
 from cloudlinkup.crypto.identity import read_key
 from cloudlinkup.home import ROLES
-from cloudlinkup.tables.prepare import Prepared
+from cloudlinkup.tables.prepared import Prepared
 from tests.conftest import post
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def needles(site: Site, done: dict[str, Any]) -> dict[str, list[bytes]]:
     request = done["receipt"]["request_id"]
     home, state = site.stack.home, site.state(request)
     assert state is not None
-    rows = Prepared.from_bytes((home.job_folder(request) / "prepared.safetensors").read_bytes())
+    rows = Prepared.load(home.job_folder(request) / "prepared")
     column = int(np.abs(rows.features).max(axis=0).argmax())
     row = rows.features[int(np.abs(rows.features[:, column]).argmax())]
     raw = np.float64(NUMBER).tobytes()
@@ -131,7 +131,7 @@ def test_the_bad_cells_are_refused_without_being_shown(done: dict[str, Any]) -> 
 def test_the_search_finds_them_where_they_belong(site: Site, done: dict[str, Any], needles: dict[str, list[bytes]]):
     home, request = site.stack.home, done["receipt"]["request_id"]
     assert hits([site.stack.rows / "canary-good.csv"], needles) == {("row", "canary-good.csv")}
-    assert ("row", "prepared.safetensors") in hits([home.job_folder(request) / "prepared.safetensors"], needles)
+    assert ("row", "features.npy") in hits([home.job_folder(request) / "prepared" / "features.npy"], needles)
     told = {name for name, _ in hits([home.jobs_db], needles)}
     assert {"result key", "round 1", "snapshot 1", "partition 0"} <= told
     assert {(role, f"{role}.json") for role in ROLES} <= hits((home.root / "keys").glob("*"), needles)

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.tables.prepare import Prepared, prepare
+from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.recipe import CategoryColumn, NumberColumn, Preprocessing
 from cloudlinkup.training.baseline import train_alone
 from cloudlinkup.training.data import check_rows
@@ -16,8 +17,13 @@ from cloudlinkup.training.evaluate import score
 from cloudlinkup.types import parse_job
 
 
+def recipe_of(data: Prepared) -> Preprocessing:
+    assert isinstance(data.preprocessing, Preprocessing)
+    return data.preprocessing
+
+
 def same(one: Prepared, two: Prepared) -> bool:
-    return one.to_bytes() == two.to_bytes()
+    return one.hash == two.hash
 
 
 def test_binary_labels_in_words(cancer, make_job):
@@ -39,7 +45,7 @@ def test_regression_in_its_own_unit(diabetes, make_job):
     assert data.targets.shape == (len(data.features), 1) and data.targets.dtype == np.float32
     assert data.classes == () and data.spec.outputs == 1
     np.testing.assert_allclose([data.targets.mean(), data.targets.std()], [0, 1], atol=1e-5)
-    back = data.preprocessing.predictions(data.targets)
+    back = recipe_of(data).predictions(data.targets)
     assert set(np.round(back)) <= set(diabetes["progression"])
     alone = train_alone(data.spec, data.features, data.targets, 10_000)
     metric, value = score(data.spec, alone.weights, data.holdout_features, data.holdout_targets)
@@ -48,7 +54,7 @@ def test_regression_in_its_own_unit(diabetes, make_job):
 
 def test_words_gaps_and_booleans(shop, make_job):
     data = prepare(shop, make_job(label="outcome"))
-    columns = {column.name: column for column in data.preprocessing.columns}
+    columns = {column.name: column for column in recipe_of(data).columns}
     kind = columns["kind"]
     assert isinstance(kind, CategoryColumn) and kind.words == ("\x00missing", "books", "shoes", "toys")
     assert set(columns) == {"kind", "price", "member"}  # `shop` never varies
@@ -61,27 +67,30 @@ def test_the_recipe_knows_the_training_rows_alone(shop, make_job):
     job = make_job(label="outcome")
     data = prepare(shop, job)
     held = prepare(shop.assign(row=np.arange(len(shop))), job)
-    row = next(c for c in held.preprocessing.columns if c.name == "row")
+    row = next(c for c in recipe_of(held).columns if c.name == "row")
     assert isinstance(row, NumberColumn)
     numbers = np.round(held.holdout_features[:, -1].astype(float) * row.scale + row.mean).astype(int)
     changed = shop.copy()
     changed.loc[numbers, "price"] = 1e6
     changed.loc[numbers, "kind"] = "cars"
-    assert prepare(changed, job).preprocessing == data.preprocessing
+    assert recipe_of(prepare(changed, job)) == recipe_of(data)
     # the unseen word is all zeros
     assert (prepare(changed, job).holdout_features[:, :4] == 0).all()
 
 
-def test_same_table_and_job_same_bytes(shop, make_job):
+def test_same_table_and_job_same_bytes(shop, make_job, tmp_path):
     one = prepare(shop, make_job(label="outcome"))
     assert same(one, prepare(shop.copy(), make_job(label="outcome")))
-    assert same(one, Prepared.from_bytes(one.to_bytes()))
+    kept = one.save(tmp_path / "rows")
+    assert same(one, kept) and same(one, Prepared.load(tmp_path / "rows")) and type(kept.features) is np.ndarray
     assert not same(one, prepare(shop, make_job(label="outcome", seed=1)))
-    recipe = one.preprocessing
+    recipe = recipe_of(one)
     assert Preprocessing.model_validate_json(recipe.model_dump_json()) == recipe
-    for data in (b"", b"x" * 50, one.to_bytes()[:-1]):
+    place = tmp_path / "rows" / "prepared.json"
+    for text in ("", "[]", "{}", place.read_text().replace('\\"seed\\":0', '\\"seed\\": 0'), place.read_text()[:-9]):
+        place.write_text(text)
         with pytest.raises(ValueError):
-            Prepared.from_bytes(data)
+            Prepared.load(tmp_path / "rows")
 
 
 @pytest.mark.parametrize(
@@ -95,11 +104,11 @@ def test_same_table_and_job_same_bytes(shop, make_job):
 )
 def test_labels_come_back_in_their_own_words(labels, words, make_job):
     frame = pd.DataFrame({"x": np.arange(60.0), "label": np.resize(labels, 60)})
-    recipe = prepare(frame, make_job()).preprocessing
+    recipe = recipe_of(prepare(frame, make_job()))
     assert recipe.classes == words and [type(w) for w in recipe.classes or ()] == [type(w) for w in words]
     back = Preprocessing.model_validate_json(recipe.model_dump_json()).predictions(np.eye(len(words)))
     assert back.tolist() == list(words) and [type(w) for w in back.tolist()] == [type(w) for w in words]
-    category = prepare(frame.assign(label=frame["label"].astype("category")), make_job()).preprocessing
+    category = recipe_of(prepare(frame.assign(label=frame["label"].astype("category")), make_job()))
     assert category.classes == words
 
 
@@ -172,8 +181,8 @@ def test_decimals_and_nullable_integers_are_numbers(make_job):
     )
     data = prepare(frame, make_job())
     # `flag` is True wherever it is known
-    assert [c.name for c in data.preprocessing.columns] == ["x", "price", "count", "odd"]
-    assert all(c.kind == "number" for c in data.preprocessing.columns)
+    assert [c.name for c in recipe_of(data).columns] == ["x", "price", "count", "odd"]
+    assert all(c.kind == "number" for c in recipe_of(data).columns)
 
 
 def test_rare_classes_stay_in_training(make_job):
@@ -187,7 +196,7 @@ def test_rare_classes_stay_in_training(make_job):
 
 def test_raw_rows_later(shop, make_job):
     data = prepare(shop, make_job(label="outcome"))
-    recipe = data.preprocessing
+    recipe = recipe_of(data)
     some = shop.head(50)
     expected = recipe.features(some)
     np.testing.assert_array_equal(recipe.features(some[some.columns[::-1]]), expected)
@@ -212,7 +221,7 @@ cells = st.one_of(st.none(), st.floats(-1e9, 1e9), st.integers(-1000, 1000), st.
     ),
     st.integers(0, 5),
 )
-def test_any_table_is_prepared_soundly_or_refused(columns, seed):
+def test_any_table_is_prepared_soundly_or_refused(tmp_path_factory, columns, seed):
     rows = len(columns[0])
     frame = pd.DataFrame({f"c{k}": pd.Series(values, dtype=object) for k, values in enumerate(columns)})
     frame = frame.assign(label=["a", "b"] * (rows // 2) + ["a"] * (rows % 2))
@@ -224,8 +233,8 @@ def test_any_table_is_prepared_soundly_or_refused(columns, seed):
     check_rows(data.features, data.targets, data.spec)
     check_rows(data.holdout_features, data.holdout_targets, data.spec)
     assert len(data.features) + len(data.holdout_features) == rows
-    assert same(Prepared.from_bytes(data.to_bytes()), data)
-    again = data.preprocessing.features(frame)
+    assert same(data.save(tmp_path_factory.mktemp("rows") / "kept"), data)
+    again = recipe_of(data).features(frame)
     assert sorted(map(bytes, again)) == sorted(map(bytes, np.concatenate([data.features, data.holdout_features])))
 
 

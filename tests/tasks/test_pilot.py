@@ -59,5 +59,5 @@ async def test_rows_are_prepared_before_the_rate_is_known(rig: Rig, tmp_path: Pa
     rows.write_text("a,b,y\n" + "".join(f"{i},{i % 7},{'no' if i % 3 else 'yes'}\n" for i in range(60)))
     job = auto(rig)
     job = job.model_copy(update={"data": job.data.model_copy(update={"uri": str(rows)})})
-    data = await load_data(job, (tmp_path,))
+    data = await load_data(job, (tmp_path,), tmp_path / "rows")
     assert data.spec.lr == job.train.rate == 0.01

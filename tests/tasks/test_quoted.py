@@ -21,7 +21,8 @@ async def test_rows_that_changed_since_the_quote_lock_nothing(rig: Rig):
     run.job = run.job.model_copy(update={"data": run.job.data.model_copy(update={"uri": str(path)})})
     frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) % 2})
     frame.to_csv(path, index=False)
-    remember_quoted(run.settings.home, run.job, (await load_data(run.job, run.settings.file_roots)).to_bytes())
+    quoted = await load_data(run.job, run.settings.file_roots, rig.folder / "quoted")
+    remember_quoted(run.settings.home, run.job, quoted.hash)
     frame.assign(x=frame["x"] ** 2).to_csv(path, index=False)
     with pytest.raises(BadInput, match="not those of the quote"):
         await segment.fn(run)
