@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def folder(bigram, tmp_path):
     (tmp_path / "notes.txt").write_text(TEXT)
     data = prepare_text(tmp_path / "notes.txt", text_job(context=CONTEXT))
     counts = np.full((256, 256), 1e-3)
-    for one, two in zip(TEXT, TEXT[1:], strict=False):
+    for one, two in itertools.pairwise(TEXT):
         counts[ord(one), ord(two)] += 1
     logs = np.log(counts / counts.sum(axis=1, keepdims=True))
     weights = logs.astype(np.float32).reshape(-1)
@@ -45,7 +46,7 @@ def folder(bigram, tmp_path):
 
 def by_hand(logs: np.ndarray, text: str) -> float:
     tokens = list(text.encode())
-    return float(np.exp(-np.mean([logs[a, b] for a, b in zip(tokens, tokens[1:], strict=False)])))
+    return float(np.exp(-np.mean([logs[a, b] for a, b in itertools.pairwise(tokens)])))
 
 
 @pytest.mark.parametrize("length", [2, CONTEXT, CONTEXT + 1, CONTEXT + 2, 2 * CONTEXT + 1, 1_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_stretches_cover_the_text_once(count, context, holdout, seed):
         return
     runs = sorted([*train, *held])
     assert runs[0][0] == 0 and runs[-1][1] == count
-    assert all(one[1] == two[0] for one, two in zip(runs, runs[1:], strict=False))
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(runs))
     assert all(end - start > context for start, end in runs)  # each has a window
     assert stretches(count, context, job) == (train, held)
 
