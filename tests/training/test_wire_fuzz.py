@@ -22,6 +22,8 @@ from cloudlinkup.training.states import read_state
 N = 1_000
 SPEC = TrainingSpec("regression", {"kind": "mlp", "hidden": [], "activation": "relu"}, 3, 2, 4, 0.01, 0)
 ROWS = np.ones((5, 3), np.float32), np.ones((5, 2), np.float32)
+TEXT_SPEC = TrainingSpec("next_token", {}, 7, 200, 4, 0.01, 0)
+WINDOWS = np.arange(40, dtype=np.int32).reshape(5, 8)
 SLACK = 96 * 1024  # bytes: objects, messages, and pieces that do not grow with what is decoded
 HUGE = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 Decode = Callable[[bytes], Any]
@@ -37,6 +39,10 @@ def _finite(result: Any) -> None:
     assert np.isfinite(result).all()
 
 
+def _below(rows: Any, most: int) -> None:
+    assert all(part.min() >= 0 and part.max() < most for part in rows)
+
+
 STATE, STATE_COUNT = _states()
 BASE = np.linspace(-1, 1, N, dtype=np.float32)
 # decoder, a valid input, bytes that its result may take, what must hold of a result
@@ -45,8 +51,12 @@ DECODERS: dict[str, tuple[Decode, bytes, int, Callable[[Any], None]]] = {
     "delta": (lambda data: apply_delta(BASE, data), quantise(BASE), 4 * N, _finite),
     "state": (lambda data: read_state(data, STATE_COUNT), STATE, 0, lambda parts: None),
     "partition": (lambda data: unpack_partition(data, SPEC), pack_partition(*ROWS), 0, lambda r: _finite(r[0])),
+    "partition of text": (
+        lambda data: unpack_partition(data, TEXT_SPEC), pack_partition(WINDOWS[:, :-1], WINDOWS[:, 1:]), 0,
+        lambda r: _below(r, TEXT_SPEC.outputs),
+    ),
     "snapshot": (Published.from_bytes, Published(BASE).to_bytes(), 8 * N, lambda p: _finite(p.weights)),
-}
+}  # fmt: skip
 
 
 def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
