@@ -1,6 +1,6 @@
 """A language model whose probabilities can be worked out by hand: each token's logits are a row of one table.
 
-It stands in for `mlp` in the allow-list, so that a job may name it.
+It stands in for `transformer` in the allow-list, so that a job may name it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Bigram:
 
 @pytest.fixture
 def bigram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "mlp", Bigram())
+    monkeypatch.setitem(KINDS, "transformer", Bigram())
 
 
 def text_job(uri: str = "notes.txt", context: int = 8, **changes: Any) -> JobSpec:
     job: dict[str, Any] = {
         "version": 1,
-        "data": {"uri": uri, "format": "text", "context": context} | changes.pop("data", {}),
+        "data": {"uri": uri, "format": "text"} | changes.pop("data", {}),
         "task": "next_token",
-        "model": {"kind": "mlp", "hidden": []},
+        "model": {"kind": "transformer", "width": 8, "depth": 1, "heads": 1, "context": context},
         "train": {"samples": 1_000, "batch": 8} | changes.pop("train", {}),
         "contributors": {"max": 2},
         "budget": "1",

@@ -70,6 +70,50 @@ CASES: dict[str, tuple[Bad, dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
+PROSE = f"A {CANARY} sang in the wood.\n".encode() * 200
+TRANSFORMER = {"kind": "transformer", "width": 8, "depth": 1, "heads": 1, "context": 16}
+TEXTS: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
+    "text that is not UTF-8": (PROSE + b"\xff\xfe", {}, "data.uri", f"byte {len(PROSE)}, line 201"),
+    "text that ends in half a character": (PROSE + b"\xe6\x97", {}, "data.uri", "not UTF-8"),
+    "an empty text": (b"", {}, "data.uri", "empty"),
+    "a text that is too short": (PROSE[:300], {}, "data.uri", "too short"),
+    "fewer windows than contributors": (
+        PROSE[:1_000], {"contributors": {"max": 64}}, "contributors.max", "too few",
+    ),
+    "nothing of a text held out": (PROSE, {"holdout": 0.001}, "data.holdout", "none of the text's"),
+    "a model for tables": (PROSE, {"model": {"kind": "mlp", "hidden": [8]}}, "model.kind", "not next_token"),
+    "a label for a text": (PROSE, {"label": "y"}, "data.label", "no label"),
+    "classes of a text": (PROSE, {"train": {"class_weights": "balanced"}}, "train.class_weights", "no classes"),
+    "a table's task": (PROSE, {"task": "classification"}, "task", "next_token"),
+    "a text's blend": (PROSE, {"search": {"kind": "ensemble"}}, "search", "not blended"),
+    "a tokenizer that is not there": (
+        PROSE, {"tokenizer": {"uri": "none.json", "sha256": "0" * 64}}, "data.tokenizer.uri", "not a readable file",
+    ),
+    "another tokenizer": (
+        PROSE, {"tokenizer": {"uri": "rows.txt", "sha256": "0" * 64}}, "data.tokenizer.sha256", "not the SHA-256",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_bad_text_is_named_by_field_problem_and_fix(cli: Cli, tmp_path: Path, name: str) -> None:
+    text, changes, field, problem = TEXTS[name]
+    (tmp_path / "rows.txt").write_bytes(text)
+    document = job(tmp_path, {"task": "next_token", "model": TRANSFORMER, "contributors": {"max": 2}})
+    changes = dict(changes)
+    document["data"] = {"uri": str(tmp_path / "rows.txt"), "format": "text"}
+    document["data"] |= {key: changes.pop(key) for key in ("holdout", "label", "tokenizer") if key in changes}
+    document["train"] |= changes.pop("train", {})
+    (tmp_path / "job.json").write_text(json.dumps(document | changes))
+    answer = cli("quote", "job.json", "--json")
+    assert answer.code == 2, answer
+    error = answer.document["error"]
+    assert (error["type"], error["field"]) == ("BadInput", field), error
+    assert problem in error["message"]
+    assert error["fix"]
+    assert CANARY not in answer.out + answer.err
+
+
 def job(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "version": 1,

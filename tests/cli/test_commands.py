@@ -85,6 +85,18 @@ def test_init_writes_a_valid_job(cli: Cli, tmp_path: Path, name: str, kind: str)
     assert cli("init", str(path), "--label", label, "--out", "made.json").code == 2, "it overwrites nothing"
 
 
+def test_init_writes_a_valid_job_for_a_text(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Some notes.\n" * 2_000)
+    answer = cli("init", "notes.txt", "--json")
+    assert answer.code == 0, answer.err
+    job = parse_job(json.loads((tmp_path / "job.json").read_text()))
+    assert (job.task, job.data.format, job.model.kind) == ("next_token", "text", "transformer")
+    assert cli("init", "notes.txt", "--label", "y", "--out", "other.json").code == 2
+    assert cli("init", "none.txt", "--out", "other.json").code == 2
+    (tmp_path / "rows.csv").write_text("a,y\n1,2\n3,4\n")
+    assert cli("init", "rows.csv", "--out", "other.json", "--json").document["error"]["field"] == "--label"
+
+
 def test_init_refuses_a_label_that_never_changes(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,y\n1,secret\n2,secret\n")
     answer = cli("init", "rows.csv", "--label", "y")

@@ -116,7 +116,7 @@ def test_windows_are_shuffled_the_same_way_each_time(bigram, notes):
         ({"contributors": {"max": 64}, "context": 128}, "contributors.max", "too few"),
         ({"data": {"holdout": 0.001}}, "data.holdout", "to score on"),
         ({"train": {"class_weights": "balanced"}}, "train.class_weights", "no classes"),
-        ({"data": {"context": None}}, "data.context", "how long"),
+        ({"data": {"context": 9}}, "data.context", "the model's is 8"),
     ],
 )
 def test_refused_by_field_and_fix(bigram, notes, changes, field, problem):
@@ -126,12 +126,30 @@ def test_refused_by_field_and_fix(bigram, notes, changes, field, problem):
     assert "river" not in str(caught.value)
 
 
-def test_an_empty_text_and_a_model_for_tables_are_refused(notes, tmp_path):
-    with pytest.raises(BadInput, match="does not do next_token"):
-        prepare_text(notes, text_job())
-    (tmp_path / "empty.txt").write_bytes(b"")
-    with pytest.raises(BadInput):
-        prepare_text(tmp_path / "empty.txt", text_job())
+def test_an_empty_text_is_refused(tmp_path):
+    for text in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "empty.txt").write_bytes(text)
+        with pytest.raises(BadInput, match="empty"):
+            prepare_text(tmp_path / "empty.txt", text_job())
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"task": "classification"}, "task"),
+        ({"model": {"kind": "mlp"}}, "model.kind"),
+        ({"data": {"label": "y"}}, "data.label"),
+        ({"data": {"format": "csv", "label": "y"}}, "task"),
+        ({"data": {"format": "csv", "label": "y", "context": 8}}, "data.context"),
+        ({"data": {"tokenizer": {"uri": "t.json", "sha256": "abc"}}}, "data.tokenizer.sha256"),
+        ({"metric": "auc"}, "metric"),
+        ({"search": {"kind": "ensemble"}}, "search"),
+    ],
+)
+def test_a_job_that_does_not_fit_text_is_refused_as_it_is_written(changes, field):
+    with pytest.raises(BadInput) as caught:
+        text_job(**changes)
+    assert caught.value.field == field and caught.value.fix
 
 
 @settings(deadline=None)
