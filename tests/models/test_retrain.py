@@ -15,7 +15,7 @@ import pytest
 
 from cloudlinkup.errors import Unavailable
 from models.facts import JobFacts
-from models.judge import Verdict, judge
+from models.judge import MARGIN, Verdict, _rule, judge
 from models.predictor import LEARNED, SHIPPED, Predictor
 from models.registry import Registry
 from models.replay import past_job, replay
@@ -124,11 +124,37 @@ def test_a_clock_that_ran_backwards_leaves_no_rows_in_the_future(make_telemetry:
     assert window.dropped == {"from the future": 40} and window.jobs[0] == "job-005"
 
 
-def test_error_alone_does_not_promote(make_telemetry: Rows) -> None:
-    """Networks run slower or faster than rank-1 says, all contributors alike: quotes get better, plans do not."""
+def test_better_quotes_promote_where_plans_get_no_worse(make_telemetry: Rows) -> None:
+    """Networks run slower or faster than rank-1 says, all contributors alike: quotes get better, plans cannot."""
     _, verdict, _ = run(make_telemetry(lambda width, agent: {16: 0.7, 64: 1.0, 256: 1.6}[width]))
     assert verdict is not None and verdict.figures["error gain low"] > 0.3
-    assert not verdict.promote and "replayed makespan" in verdict.reason
+    assert verdict.promote, verdict
+    for name in ("makespan", "cost"):
+        assert -MARGIN < verdict.figures[f"{name} gain low"] <= verdict.figures[f"{name} gain high"]
+
+
+GOOD = {"error": (0.3, 0.2, 0.4), "makespan": (0.0, -0.01, 0.01), "cost": (0.0, -0.01, 0.01)}
+
+
+@pytest.mark.parametrize(
+    ("name", "gain", "why"),
+    [
+        ("error", (0.1, 0.0, 0.2), "error is not lower"),
+        ("error", (-0.2, -0.3, -0.1), "error is not lower"),
+        ("makespan", (-0.01, -0.03, 0.01), "replayed makespan may be over 2% worse"),
+        ("makespan", (0.05, -0.02, 0.12), "replayed makespan may be over 2% worse"),  # few jobs: not known to be safe
+        ("cost", (-0.10, -0.12, -0.08), "replayed cost may be over 2% worse"),
+    ],
+)
+def test_lower_error_never_pays_for_worse_plans(name: str, gain: tuple[float, float, float], why: str) -> None:
+    assert _rule(GOOD, 1.0, 0.9, 0.7) == (
+        True,
+        "its error is lower with confidence, replayed makespan and cost are not worse, no class is worse, and its"
+        " intervals cover",
+    )
+    promote, reason = _rule(GOOD | {name: gain}, 1.0, 0.9, 0.7)
+    assert not promote and why in reason
+    assert not _rule(GOOD, 1.2, 0.9, 0.7)[0] and not _rule(GOOD, 1.0, 0.6, 0.7)[0]
 
 
 def test_the_replay_knows_a_plan_by_true_speeds_from_one_by_wrong_ones(make_telemetry: Rows) -> None:
