@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloudlinkup.errors import BadInput
+from cloudlinkup.errors import BadInput, NoContributors
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.wire.messages import Probe
 from models.plan import JobPlan
+from models.predictor import SHIPPED, Predictor
+from models.registry import Registry
 from tasks.allocate import allocate
 from tasks.segment import FACTS, stored_facts
 from tests.conftest import Platform
@@ -29,9 +34,11 @@ async def allocated(rig: Rig, goal: str | None, **changes: object) -> JobPlan:
     return plan
 
 
-async def test_the_goal_of_a_submitted_job_chooses_its_plan(rig: Rig, platform: Platform) -> None:
-    run, agents = rig.run, list(rig.cluster.by_agent)
-    device = run.state.seats[0].device_class
+@asynccontextmanager
+async def market(rig: Rig, platform: Platform) -> AsyncIterator[list[str]]:
+    """The rig on a real chain, with a reference that its two contributors can be compared with: the second asks twice
+    as much. Yields their agents."""
+    run, device = rig.run, rig.run.state.seats[0].device_class
     async with Ledger.connect(platform.chain.url, platform.chain.program_id, poll=0.02) as ledger:
         run.ledger, run.mint, run.owner, run.decimals = ledger, platform.mint, platform.keys["owner"].public, 6
         run.genesis = await ledger.genesis()
@@ -40,7 +47,11 @@ async def test_the_goal_of_a_submitted_job_chooses_its_plan(rig: Rig, platform: 
         run.write(FACTS, facts.model_copy(update={"profile": profile}).model_dump_json().encode())
         for one, ask in zip(rig.cluster.by_agent.values(), (HOUR // 1_000, HOUR // 500), strict=True):
             one.handler.terms = replace(one.handler.terms, genesis=run.genesis, ask=ask)
+        yield list(rig.cluster.by_agent)
 
+
+async def test_the_goal_of_a_submitted_job_chooses_its_plan(rig: Rig, platform: Platform) -> None:
+    async with market(rig, platform) as agents:
         usual, fast = await allocated(rig, None), await allocated(rig, "budget")
         assert {s.agent for s in usual.seats} == {s.agent for s in fast.seats} == set(agents)
         for goal in ("deadline", "cheapest"):
@@ -48,4 +59,40 @@ async def test_the_goal_of_a_submitted_job_chooses_its_plan(rig: Rig, platform: 
             assert [s.agent for s in cheap.seats] == agents[:1] and cheap.price < usual.price
         with pytest.raises(BadInput, match="budget"):  # quoted, it may cost more; run, it may not
             await allocated(rig, "cheapest", budget="0.000001")
-        assert not run.state.quote
+        assert not rig.run.state.quote
+
+
+@pytest.mark.parametrize("harm", ["store", "pointer", "newer"])
+async def test_a_store_or_registry_that_cannot_be_used_costs_no_job(rig: Rig, platform: Platform, harm: str) -> None:
+    home = rig.run.settings.home
+    registry = Registry(home.root / "models")
+    if harm == "store":
+        home.telemetry_db.write_bytes(b"not a database, but long enough to look like a file" * 10)
+    elif harm == "pointer":
+        registry.folder.mkdir(exist_ok=True)
+        (registry.folder / "champion.json").write_text("{")
+    else:
+        registry.add(replace(Predictor.load(SHIPPED), version="1"))
+        registry.promote("1")
+        meta = registry.folder / "1" / "metadata.json"
+        meta.write_text(meta.read_text().replace('"format": 1', '"format": 99'))
+    async with market(rig, platform) as agents:
+        plan = await allocated(rig, None)
+    assert {s.agent for s in plan.seats} == set(agents)
+    notes = " ".join(rig.run.state.quote["notes"])
+    assert (plan.predictor == "rank-1" and "rank-1 rule alone" in notes and "Fix: " in notes) == (harm != "store")
+
+
+async def test_nobody_to_plan_with_and_a_deadline_that_nobody_meets_lock_nothing(
+    rig: Rig, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.allocate.FIRST_WAIT", 0.1)
+    async with market(rig, platform):
+        soon = datetime.now(UTC) + timedelta(seconds=30)
+        with pytest.raises(BadInput, match="90% confidence") as caught:
+            await allocated(rig, None, deadline=soon)
+        assert caught.value.field == "deadline"
+        rig.cluster.by_agent.clear()
+        with pytest.raises(NoContributors, match=r"no contributor is connected\. Fix: "):
+            await allocated(rig, None)
+    assert not rig.run.state.quote and not rig.run.state.seats
