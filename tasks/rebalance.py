@@ -20,7 +20,6 @@ from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
 from tasks.context import Run
-from tasks.drift import look_for_drift
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order, update_name
 from tasks.segment import stored_facts
@@ -62,8 +61,6 @@ async def rebalance(run: Run) -> None:
         rejected=sum(entry.outcome == "rejected" for entry in round_.entries),
         lost=sum(entry.outcome in ("lost", "timeout") for entry in round_.entries),
     )
-    if run.state.steps_done >= run.state.total_steps:
-        await look_for_drift(run.settings.home)
 
 
 async def _count(run: Run, round_: RoundState) -> None:

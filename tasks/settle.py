@@ -23,6 +23,7 @@ from cloudlinkup.types import ContributorLine, Receipt, SignatureLine
 from tasks.audit import tell_finished
 from tasks.awards import award_late
 from tasks.context import Run
+from tasks.drift import look_for_drift
 from tasks.peers import connected
 from tasks.release import pay_matured
 from tasks.state import Seat
@@ -55,6 +56,7 @@ async def settle(run: Run) -> None:
     await asyncio.to_thread(write_card, run.folder / "delivered")  # with what was verified and paid
     await _artifact(receipt)
     run.event("settled", settled=settled, paid=receipt.paid, refunded=receipt.refunded, fee=receipt.fee)
+    await look_for_drift(run.settings.home)
 
 
 async def _wait_and_pay(run: Run, job: Job) -> None:

@@ -164,19 +164,41 @@ def _sentence(job: dict[str, Any]) -> str:
     if waiting := job.get("waiting"):
         return f"{job['request_id']}  waiting, place {waiting['place']} of {waiting['of']}: {waiting['reason']}"
     left = f", about {job['seconds_left']:.0f} s to go" if job.get("seconds_left") is not None else ""
+    if left and job.get("seconds_left_p90") is not None:
+        left += f" ({job['seconds_left_p90']:.0f} s at P90)"
     return f"{job['request_id']}  {job['stage']}{rounds}{left}{error}"
 
 
 def _where(store: JobStore, view: JobView) -> dict[str, Any]:
-    """Where a job is: `waiting` with its place and the reason, `seconds_left` by the rounds so far; None otherwise."""
-    document = {**asdict(view), "waiting": None, "seconds_left": None}
+    """Where a job is: `waiting` with its place and the reason; `seconds_left` at P50 and at P90 as the plan has it now,
+    or by the rounds so far where it says nothing; None otherwise."""
+    document = {**asdict(view), "waiting": None, "seconds_left": None, "seconds_left_p90": None}
     if view.finished:
         return document
     events = store.events(view.request_id)
     if events and events[-1].kind == "queued" and events[-1].at >= view.updated:
         document["waiting"] = events[-1].data
-    document["seconds_left"] = seconds_left(events, time.time())
+    if (planned := planned_seconds(events, now := time.time())) is not None:
+        document["seconds_left"], document["seconds_left_p90"] = planned
+    else:
+        document["seconds_left"] = seconds_left(events, now)
     return document
+
+
+def planned_seconds(events: list[JobEvent], now: float) -> tuple[float, float] | None:
+    """(P50, P90) of what is left: the plan's estimate before its latest round; the quote's until the first has ended.
+
+    None before the money is locked, and in a job of several trainings after its first round.
+    """
+    last = {event.kind: event for event in events}
+    told = last.get("estimate")
+    if told is None and "locked" in last and "round" not in last:
+        told = last.get("allocated")
+    if told is None:
+        return None
+    begun = told.at if told.kind == "estimate" else next(e.at for e in events if e.kind == "locked")
+    since = max(0.0, now - begun)  # clocks are set back
+    return max(0.0, told.data["p50_seconds"] - since), max(0.0, told.data["p90_seconds"] - since)
 
 
 def seconds_left(events: list[JobEvent], now: float) -> float | None:
