@@ -15,6 +15,7 @@ from cloudlinkup.wire.messages import Probe
 from models.plan import JobPlan
 from models.predictor import SHIPPED, Predictor
 from models.registry import Registry
+from models.telemetry import Attempt, Telemetry
 from tasks.allocate import allocate
 from tasks.segment import FACTS, stored_facts
 from tests.conftest import Platform
@@ -96,3 +97,43 @@ async def test_nobody_to_plan_with_and_a_deadline_that_nobody_meets_lock_nothing
         with pytest.raises(NoContributors, match=r"no contributor is connected\. Fix: "):
             await allocated(rig, None)
     assert not rig.run.state.quote and not rig.run.state.seats
+
+
+async def test_who_works_five_times_slower_than_its_probes_say_is_planned_by_what_was_seen(
+    rig: Rig, platform: Platform
+) -> None:
+    run = rig.run
+    async with market(rig, platform) as agents:
+        facts, seat = stored_facts(run), run.state.seats[1]
+        step, store = facts.profile.step_seconds(facts.batch), Telemetry(run.settings.home.telemetry_db)
+        for number in range(4):
+            past = Attempt(
+                request_id=f"request-{number}",
+                job_id=f"job-{number}",
+                round=1,
+                seat=0,
+                attempt=1,
+                wallet=seat.wallet,
+                agent=seat.agent,
+                device_class=seat.device_class,
+                predictor="rank-1",
+                version="0",
+                predicted=step,
+                job=facts,
+                probes=tuple(seat.probes),
+                share=1.0,
+                steps=100,
+                segments=10,
+                seconds=100 * step * 5,
+                bytes_up=1,
+                bytes_down=1,
+                outcome="accepted",
+                price=1,
+                at=1_700_000_000.0 + number,
+            )
+            assert await store.record_attempt(past)
+        plan = await allocated(rig, None)
+    known = {s.agent: s.prediction for s in plan.everybody}
+    liar, honest = known[agents[1]], known[agents[0]]
+    assert liar.source == "record" and honest.source != "record"
+    assert liar.seconds == pytest.approx(5 * honest.seconds, rel=0.2)
