@@ -12,8 +12,8 @@ in training. Neither is known before a job runs, so r is taken as measured on th
 
     r(s) = REPEATED / (1 + (s / EARLY)^4)
 
-`benchmarks.goodput` measures it: below about 500 steps each, contributors repeat 0.7 of each other on its table, and
-from 1,000 on nothing; on digits the turn lies at about 200. `EARLY` lies between the two problems, so it caps too late
+`benchmarks.goodput` measures it: on its table, contributors repeat 0.7 of each other up to 250 steps each, half at 500,
+and nothing from 1,000 on; on digits nothing from 500 on. `EARLY` lies between the two problems, so it caps too late
 for hard ones and too soon for easy ones. K E rises to a peak at 1.5 to 2 times `EARLY` steps each and falls: the cap is
 there, or before it where one more contributor would add less than a tenth of itself.
 

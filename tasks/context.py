@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tasks.subject import Subject
 
 AT_ONCE = 2  # replays side by side
+ROUND_STAGES = ("train", "verify", "release", "rebalance")
 
 
 class Run:
@@ -84,6 +85,7 @@ class Run:
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
         self.decimals = 0
+        self._inside: tuple[str, float] | None = None  # the stage that is being timed, and since when
         self.replays = asyncio.Semaphore(AT_ONCE)
 
     # ---------------------------------------------------------------- memory
@@ -118,12 +120,22 @@ class Run:
     def timed(self, name: str) -> Any:
         """Adds the seconds spent inside to the job's time split."""
         start = time.monotonic()
+        self._inside = (name, start)
         try:
             yield
         finally:
+            self._inside = None
             split = dict(self.state.stage_seconds)
             split[name] = round(split.get(name, 0.0) + time.monotonic() - start, 3)
             self.state.stage_seconds = split
+
+    def worked(self) -> float:
+        """Seconds that runs of this job have spent on its rounds so far; what passed between two runs is not among
+        them, so that a crash does not make rounds look slow."""
+        done = sum(self.state.stage_seconds.get(name, 0.0) for name in ROUND_STAGES)
+        if self._inside is not None and self._inside[0] in ROUND_STAGES:
+            done += time.monotonic() - self._inside[1]
+        return done
 
     # ---------------------------------------------------------------- what stages need of each other
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import asdict
 from statistics import median
 
@@ -77,7 +76,7 @@ async def _count(run: Run, round_: RoundState) -> None:
         run.state.round = round_.round
     run.state.empty_rounds = 0 if any(e.outcome == "accepted" for e in round_.entries) else run.state.empty_rounds + 1
     run.state.round_training = max((e.seconds for e in round_.entries if e.outcome == "accepted"), default=0.0)
-    run.state.round_seconds = max(0.0, time.time() - run.state.round_began)  # clocks are set back
+    run.state.round_seconds = max(0.0, run.worked() - run.state.round_began)
 
 
 def _advance(run: Run, round_: RoundState) -> None:

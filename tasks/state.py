@@ -120,9 +120,9 @@ class JobState(Kept):
     seats: list[Seat] = []
     round: int = 0  # last finished
     counted: str = ""  # mark of the last round that this state counts, finished or not
-    round_seconds: float = 0.0  # wall time of that one, all stages
+    round_seconds: float = 0.0  # of work on that one, all stages (`Run.worked`)
     round_training: float = 0.0  # of which its longest shard
-    round_began: float = 0.0
+    round_began: float = 0.0  # what was worked before the round under way
     raced: Literal["", "kept", "ended"] = ""  # what followed from the pilot
     empty_rounds: int = 0  # in a row
     generation: int = 0  # of the published weights

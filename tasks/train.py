@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -41,6 +40,7 @@ async def train_round(run: Run) -> None:
         await _drop_unbonded(run, run.round)
         run.round.stage = "trained"
         run.save_round()
+    run.save()  # with the seconds that it took
     run.event(
         "trained",
         round=run.round.round,
@@ -60,7 +60,7 @@ async def _begin(run: Run, plan: RoundPlan) -> None:
             share_rows(run, seats[place.seat], place.twin)
         start = None if place.trial is None else await _publish(run, subject(run, place.trial))
         round_.entries.append(_entry(run, round_, seats[place.seat], place, start))
-    run.state.round_began = time.time()
+    run.state.round_began = run.worked()
     run.save()  # the attempts that the orders used up
     run.round = round_
     run.save_round()

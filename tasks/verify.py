@@ -33,6 +33,7 @@ async def verify_round(run: Run) -> None:
             await _commit(run, run.round)
         if run.round.stage == "committed":
             await _judge(run, run.round)
+    run.save()  # with the seconds that it took
     taken = [entry for entry in run.round.entries if entry.outcome in ("accepted", "rejected")]
     run.event(
         "verified",

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from models.telemetry import Telemetry
+from tasks.context import Run
 from tasks.rebalance import rebalance, training_seconds
 from tasks.state import Entry
 from tests.tasks.conftest import Rig
@@ -47,3 +48,19 @@ def test_a_time_that_is_none_is_still_above_zero() -> None:
     for seconds in (0.0, -3.0):
         entry = cast(Entry, SimpleNamespace(seconds=seconds))
         assert training_seconds(entry, 0.5) > 0
+
+
+async def test_what_passed_between_two_runs_of_a_job_is_no_rounds_time(rig: Rig) -> None:
+    """Else a job that crashed in its pilot would take its rounds for slow, and end itself as late."""
+    run = rig.run
+    run.state.stage_seconds = {"segment": 100.0, "plan": 50.0, "train": 5.0, "verify": 2.0}
+    assert run.worked() == 7.0
+    await rig.begin()
+    assert run.state.round_began == 7.0
+    run.save()
+    again = Run(run.job, run.request_id, "after a day", run.settings, run.ledger, run.cluster)
+    assert again.worked() == again.state.round_began == 7.0
+    with again.timed("train"):
+        assert again.worked() > 7.0
+    with again.timed("segment"):
+        assert 7.0 <= again.worked() == again.worked() < 8.0

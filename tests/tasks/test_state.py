@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ def test_a_job_id_is_a_uuid_of_version_7_with_the_chains_time(now: int) -> None:
 async def test_job_and_round_come_back_from_the_store(rig: Rig) -> None:
     await rig.train(segments=2)
     run = rig.run
-    run.state.round_began = time.time()
+    run.state.round_began = 12.5
     run.save("rounds")
     run.save_round()
     again = Run(run.job, run.request_id, "another-run", run.settings, run.ledger, run.cluster)
