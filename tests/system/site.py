@@ -51,6 +51,7 @@ class Machine:
     home: Home
     stack: LocalStack
     program: tuple[str, ...] = HONEST
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -73,7 +74,7 @@ class Machine:
         env = {k: v for k, v in self.stack.env.items() if k != "CLOUDLINKUP_HOME"}
         env |= {f"CLOUDLINKUP_{key.upper()}": settings[key] for key in ("gateway_url", "rpc_url", "ca_file")}
         env["CLOUDLINKUP_HOME"] = str(self.home.root)
-        argv = [sys.executable, *self.program, "--name", self.name, "--share", str(self.share)]
+        argv = [sys.executable, *self.program, "--name", self.name, "--share", str(self.share), *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -130,9 +131,12 @@ class Site:
     def settings(self) -> Settings:
         return Settings.load(self.stack.home)
 
-    def start(self, *names: str, share: float = 0.25) -> list[Machine]:
+    def start(self, *names: str, share: float = 0.25, options: tuple[str, ...] = ()) -> list[Machine]:
         """Machines by name, started side by side and connected. One named lazy skips one step in ten."""
-        made = [Machine(name, share, self.machines, self.stack, LAZY if name == "lazy" else HONEST) for name in names]
+        made = [
+            Machine(name, share, self.machines, self.stack, LAZY if name == "lazy" else HONEST, options)
+            for name in names
+        ]
         before = [machine.count("connected") for machine in made]
         for machine in made:
             self.all[machine.name] = machine

@@ -17,7 +17,7 @@ from tests.system.test_faults import held, jobs_on_chain, paid_by_the_step
 if TYPE_CHECKING:
     from tests.system.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 RACERS = ("racer-1", "racer-2", "racer-3")
 PLACES = 2
@@ -37,7 +37,7 @@ def test_a_race_that_is_killed_in_it_and_after_it_goes_on_and_pays_once(site: Si
 
     for kind in STRUCK:
         running = site.submit(job, request)
-        wait_for(lambda k=kind: (k in kinds(site, request)) or None, f"{kind} of the job")
+        wait_for(lambda k=kind: (k in kinds(site, request)) or None, f"{kind} of the job", 480)
         engine = site.engine(request)
         assert engine is not None, kinds(site, request)
         os.kill(engine.pid, signal.SIGKILL)
