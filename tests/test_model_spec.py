@@ -10,7 +10,8 @@ from cloudlinkup.model_spec import ModelSpec, refused_model
 from cloudlinkup.training.architectures import check_spec
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import parse_job
-from tests.training.specs import SPECS, transformer, valid_specs
+from tests.training.random_specs import valid_specs
+from tests.training.specs import SPECS, transformer
 
 FORM = TypeAdapter(ModelSpec)
 JOB = {

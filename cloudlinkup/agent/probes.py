@@ -50,20 +50,20 @@ def cached(path: Path, hardware: Hardware) -> tuple[Probe, ...] | None:
         return None
 
 
-def measure_or_cached(path: Path, hardware: Hardware) -> tuple[Probe, ...]:
+def measure_or_cached(path: Path, hardware: Hardware, device: str = "cuda") -> tuple[Probe, ...]:
     """The kept measurement, or a new one that is then kept. Blocks for some seconds: call it in a thread."""
     if (kept := cached(path, hardware)) is not None:
         return kept
-    probes = measure(hardware)
+    probes = measure(hardware, device)
     document = {"fingerprint": fingerprint(hardware), "probes": [probe.model_dump() for probe in probes]}
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1))
     return probes
 
 
-def measure(hardware: Hardware) -> tuple[Probe, ...]:
-    """Runs the probes now."""
-    return measure_networks("cuda", CUDA_SECONDS) if hardware.kind == "cuda" else _measure_cpu(hardware.threads)
+def measure(hardware: Hardware, device: str = "cuda") -> tuple[Probe, ...]:
+    """Runs the probes now. `device`: which GPU, of several."""
+    return measure_networks(device, CUDA_SECONDS) if hardware.kind == "cuda" else _measure_cpu(hardware.threads)
 
 
 def _summary(name: str, precision: str, seconds: list[float]) -> Probe:

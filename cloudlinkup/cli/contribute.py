@@ -111,7 +111,7 @@ def contribute(
     available
         Hours of every day in UTC, like 22:00-06:00,12:00-13:00. At their end the running shard is finished.
     device
-        auto, cpu or cuda.
+        auto, cpu, cuda, or one GPU of several as cuda:0, cuda:1: each with a --name of its own.
     threads
         CPU threads that training uses.
     drain_seconds
@@ -160,7 +160,7 @@ def _check(
 ) -> Options:
     from cloudlinkup.agent.bond import Agreed
     from cloudlinkup.agent.channel import gateway_parts
-    from cloudlinkup.agent.hardware import DEVICES
+    from cloudlinkup.agent.hardware import check_device
     from cloudlinkup.agent.identity import contributor_name
     from cloudlinkup.wire.messages import LEAST_SHARE
 
@@ -171,8 +171,7 @@ def _check(
         raise BadInput("--share", share, "not a part of one device", f"use a number from {LEAST_SHARE:g} to 1")
     if not 1 <= threads <= 1_024:
         raise BadInput("--threads", threads, "not a number of threads", "use 1, or as many as you have cores")
-    if rest["device"] not in DEVICES:
-        raise BadInput("--device", rest["device"], "unknown", f"use one of {', '.join(DEVICES)}")
+    check_device(rest["device"])
     if not 0 <= rest["drain_seconds"] <= 86_400:
         raise BadInput("--drain-seconds", rest["drain_seconds"], "not a time", "use 0 to 86400 seconds")
     price, per = parse_ask(ask, DECIMALS)
@@ -240,7 +239,7 @@ def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
             ca_file=options.ca_file,
             delegation=options.delegation,
             hardware=hardware,
-            probes=measure_or_cached(place, hardware),
+            probes=measure_or_cached(place, hardware, device),
             share=options.share,
             ask=options.ask,
             ask_per=options.ask_per,

@@ -13,7 +13,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from cloudlinkup.training.architectures import build, flat_weights
+from cloudlinkup.training.architectures import build_with, flat_weights, initial_weights
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import factor
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.training.threads import torch_threads
@@ -29,14 +30,23 @@ class Baseline:
 
 
 def train_alone(
-    spec: TrainingSpec, features: np.ndarray, targets: np.ndarray, samples: int, *, seed: int = 0, threads: int = 1
+    spec: TrainingSpec,
+    features: np.ndarray,
+    targets: np.ndarray,
+    samples: int,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    start: np.ndarray | None = None,
+    frozen: FrozenWeights | None = None,
 ) -> Baseline:
-    """Trains on `samples` samples (rounded up to whole batches), drawn by epochs. `seed` shuffles the rows."""
-    module = build(spec)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
-    loss = torch.nn.MSELoss()
-    if spec.task == "classification":
-        loss = torch.nn.CrossEntropyLoss(torch.tensor(spec.class_weights) if spec.class_weights else None)
+    """Trains on `samples` samples (rounded up to whole batches), drawn by epochs. `seed` shuffles the rows.
+
+    Features, targets, frozen: as `SegmentRunner` takes them. start: flat weights, by default the spec's initial ones.
+    """
+    module = build_with(spec, initial_weights(spec) if start is None else start, frozen)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=spec.lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
     x, y = torch.from_numpy(np.array(features)), torch.from_numpy(np.array(targets))
     generator = torch.Generator().manual_seed(seed)
     steps = -(-samples // spec.batch)
@@ -49,7 +59,16 @@ def train_alone(
             rows, order = order[: spec.batch], order[spec.batch :]
             optimizer.param_groups[0]["lr"] = spec.lr * factor((index + 0.5) / steps)
             optimizer.zero_grad()
-            loss(module(x[rows]), y[rows]).backward()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.precision == "bf16"):
+                out = module(x[rows])
+            _loss(spec, out.float(), y[rows]).backward()
             optimizer.step()
         seconds = perf_counter() - started
     return Baseline(flat_weights(module), steps, seconds)
+
+
+def _loss(spec: TrainingSpec, out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if spec.task == "regression":
+        return torch.nn.functional.mse_loss(out, y)
+    weight = None if spec.class_weights is None else torch.tensor(spec.class_weights)
+    return torch.nn.functional.cross_entropy(out.reshape(-1, spec.outputs), y.reshape(-1).long(), weight)

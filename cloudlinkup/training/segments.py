@@ -11,7 +11,6 @@ A state's bytes and hash: `states`. On CUDA it asks torch for deterministic kern
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 from cloudlinkup.training.architectures import parameter_count
 from cloudlinkup.training.data import check_rows
+from cloudlinkup.training.devices import deterministic
 from cloudlinkup.training.gradients import make_gradient
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import rate
@@ -63,8 +63,7 @@ class SegmentRunner:
             raise ValueError("segment_steps, max_segments and threads must be at least 1")
         self.spec, self.work, self.threads = spec, work, threads
         self.between_steps: Callable[[], None] = _nothing
-        if device != "cpu":
-            _deterministic_cuda()
+        deterministic(device)
         self._published = weights.copy()
         self._x = torch.from_numpy(np.array(features)).to(device)
         self._y = torch.from_numpy(np.array(targets)).to(device)
@@ -191,9 +190,3 @@ class SegmentRunner:
         for tensor, vector in ((self._w, w), (self._m, m), (self._v, v)):
             tensor.copy_(torch.from_numpy(np.array(vector)))
         self._steps, self._segment, self._inside = steps, segment, False
-
-
-def _deterministic_cuda() -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = False

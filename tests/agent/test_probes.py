@@ -26,6 +26,12 @@ def test_devices() -> None:
     assert choose_device("cpu") == "cpu"
     with pytest.raises(BadInput):
         choose_device("tpu")
+    for unknown in ("cuda:", "cuda:-1", "cuda:x", "cuda:100", "cpu:0", ""):
+        with pytest.raises(BadInput, match="unknown"):
+            choose_device(unknown)
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(BadInput, match="CUDA device"):
+        choose_device(absent)
     if not torch.cuda.is_available():
         assert choose_device("auto") == "cpu"
         with pytest.raises(BadInput, match="CUDA"):

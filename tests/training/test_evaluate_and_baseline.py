@@ -8,6 +8,7 @@ from cloudlinkup.training.architectures import build_with, initial_weights
 from cloudlinkup.training.baseline import train_alone
 from cloudlinkup.training.evaluate import evaluate, outputs, score
 from cloudlinkup.training.spec import TrainingSpec
+from tests.training.specs import SPECS, rows_for
 
 
 def test_accuracy_and_loss_are_scikit_learns(spec, digits, monkeypatch):
@@ -46,3 +47,14 @@ def test_the_plain_loop_learns_and_repeats(spec, digits):
     assert score(spec, one.weights, x[1400:], y[1400:])[1] > 0.85
     other = train_alone(spec, x[:1400], y[:1400], 20_000, seed=2)
     assert other.weights.tobytes() != one.weights.tobytes()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_plain_loop_trains_every_kind(name):
+    made = SPECS[name]
+    rows = rows_for(made)
+    before = evaluate(made, initial_weights(made), *rows).loss
+    alone = train_alone(made, *rows, 40 * made.batch)
+    assert evaluate(made, alone.weights, *rows).loss < before and alone.steps == 40
+    on = train_alone(made, *rows, made.batch, start=alone.weights)
+    assert 0 < np.abs(on.weights - alone.weights).max() < 0.1

@@ -26,7 +26,8 @@ from cloudlinkup.training.gradients import make_gradient
 from cloudlinkup.training.networks import KINDS
 from cloudlinkup.training.networks.layers import TYPES
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
-from tests.training.specs import CNN, IMAGE, SPECS, conv, make_spec, rows_for, transformer, valid_specs
+from tests.training.random_specs import valid_specs
+from tests.training.specs import CNN, IMAGE, SPECS, conv, make_spec, rows_for, transformer
 
 
 def batch_of(spec: TrainingSpec, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
