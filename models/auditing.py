@@ -14,7 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cloudlinkup.training.states import moments_size, state_size
+from cloudlinkup.training.moments import moments_size
+from cloudlinkup.training.states import state_size
 from cloudlinkup.verify.challenge import SMALL_JOB
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from models.facts import JobFacts

@@ -191,7 +191,7 @@ async def _read_reply(run: Run, round_: RoundState, entry: Entry, result: CallRe
     if commit.segments == 0:
         entry.outcome, entry.reason = "empty", "no segment was finished in time"
         return
-    if subject(run, entry.trial).spec.rounds == "kept" and not (commit.end_weights and commit.end_moments):
+    if subject(run, entry.trial).spec.rounds == "kept" and not commit.end_moments:
         raise ProtocolError("the commit does not say what optimizer state the shard ended with")
     if reply.upload is None:
         raise ProtocolError("segments are claimed, but no update was uploaded")

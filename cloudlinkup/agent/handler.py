@@ -290,7 +290,7 @@ class Handler:
 
     def _commit(self, work: Work, folder: OrderFolder, trained: Trained) -> TrainReply:
         order, name = work.order, work.order_hash.hex()
-        root, end = merkle.root(trained.leaves), (None, None)
+        root, end = merkle.root(trained.leaves), None
         if work.spec.rounds == "kept" and trained.segments:
             end = inputs.keep_end(order, folder.state(trained.segments) or b"", self._files)
         commit = Commit(
@@ -300,8 +300,7 @@ class Handler:
             root=root.hex(),
             segments=trained.segments,
             upload=sha256(trained.update),
-            end_weights=end[0],
-            end_moments=end[1],
+            end_moments=end,
         )
         ref = sealed = None
         if trained.segments:
@@ -369,7 +368,8 @@ class Handler:
         self._report("included" if included else "not_included", {"round": order.round})
         if not included:
             raise ContributorRefused("inclusion", "our root is not in the round that the chain shows")
-        reply = await openings.open_states(folder, order, call, done.segments, io)
+        start = await asyncio.to_thread(inputs.start_moments, order, self._files)
+        reply = await openings.open_states(folder, order, call, done.segments, io, start)
         self._unaudited.discard(call.order)
         return reply
 

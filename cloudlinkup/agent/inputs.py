@@ -21,10 +21,11 @@ from cloudlinkup.errors import SealError
 from cloudlinkup.training.architectures import frozen_tensors
 from cloudlinkup.training.data import MAX_PARTITION, unpack_partition
 from cloudlinkup.training.frozen import check_finite, file_hash, largest_file, open_frozen
+from cloudlinkup.training.moments import unpack_moments
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import apply_delta
 from cloudlinkup.training.spec import TrainingSpec
-from cloudlinkup.training.states import moments_of, moments_size, moments_steps, part_hashes
+from cloudlinkup.training.states import moments_of
 from cloudlinkup.wire.calls import BlobRef, TrainCall
 from cloudlinkup.wire.hashes import Field, partition_hash, seal_context, sha256
 from cloudlinkup.wire.messages import Order
@@ -122,20 +123,33 @@ async def open_moments(order: Order, count: int, files: JobFiles) -> bytes | Non
         if order.steps_before:
             raise Refusal("terms", "a fresh start has no steps before it")
         return None
-    data = await asyncio.to_thread(read, files.input(order.job_id, f"moments-{order.seat}", order.moments))
-    if data is None or len(data) != moments_size(count) or sha256(data) != order.moments:
+    data = await asyncio.to_thread(start_moments, order, files)
+    if data is None:
         raise Refusal("moments", "the optimizer state that the order names is not here: let it begin afresh")
-    if moments_steps(data) != order.steps_before:
+    try:
+        *_, steps = await asyncio.to_thread(unpack_moments, data, count)
+    except ValueError as error:
+        raise Refusal("moments", str(error)) from None
+    if steps != order.steps_before:
         raise Refusal("terms", "the optimizer state has other steps before it than the order says")
     return data
 
 
-def keep_end(order: Order, state: bytes, files: JobFiles) -> tuple[str, str]:
-    """Stores the moments of a result's last state, for the seat's next order; the hashes of its two parts, as hex."""
-    kind, (weights, moments) = f"moments-{order.seat}", part_hashes(state)
-    write(files.input(order.job_id, kind, moments.hex()), moments_of(state))
+def start_moments(order: Order, files: JobFiles) -> bytes | None:
+    """The packed moments that the order names, where they are here and undamaged."""
+    if order.moments is None:
+        return None
+    data = read(files.input(order.job_id, f"moments-{order.seat}", order.moments))
+    return data if data is not None and sha256(data) == order.moments else None
+
+
+def keep_end(order: Order, state: bytes, files: JobFiles) -> str:
+    """Stores the moments of a result's last state, packed, for the seat's next order; their hash, as hex."""
+    kind, moments = f"moments-{order.seat}", moments_of(state)
+    name = sha256(moments)
+    write(files.input(order.job_id, kind, name), moments)
     files.keep_latest(order.job_id, kind, KEEP_MOMENTS)
-    return weights.hex(), moments.hex()
+    return name
 
 
 def _kept(place: Path, hash_: str) -> np.ndarray | None:

@@ -10,7 +10,6 @@ from cloudlinkup.agent.files import OrderFolder
 from cloudlinkup.agent.ports import Io
 from cloudlinkup.crypto.seal import encrypt_blob, seal_key
 from cloudlinkup.errors import CloudLinkUpError, ContributorRefused
-from cloudlinkup.training.states import moments_of
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import BlobRef, ChallengeCall, ChallengeReply, Opening, PathStep
 from cloudlinkup.wire.hashes import Field, seal_context, sha256
@@ -42,9 +41,11 @@ async def committed(chain: Chain, order: Order, root: bytes) -> bool:
         await asyncio.sleep(0.25)
 
 
-async def open_states(folder: OrderFolder, order: Order, call: ChallengeCall, segments: int, io: Io) -> ChallengeReply:
+async def open_states(
+    folder: OrderFolder, order: Order, call: ChallengeCall, segments: int, io: Io, start: bytes | None
+) -> ChallengeReply:
     """The before-states of `call.open`, their after-states where asked, each once, by segments done; and all leaves.
-    Of a start whose optimizer state the order names, that alone: the published weights are the flow's.
+    Of a start whose optimizer state the order names, that alone (`start`): the published weights are the flow's.
 
     Raises ContributorRefused (`no_state`) for segments that were not done or states that are gone.
     """
@@ -53,11 +54,10 @@ async def open_states(folder: OrderFolder, order: Order, call: ChallengeCall, se
         raise ContributorRefused("no_state", f"only {segments} segments were done")
     leaves, openings = folder.leaves(), []
     for at in sorted(wanted):
-        state = await asyncio.to_thread(folder.state, at)
+        carried = at == 0 and order.moments is not None
+        state = start if carried else await asyncio.to_thread(folder.state, at)
         if state is None:
             raise ContributorRefused("no_state", f"the state after segment {at} is no longer kept")
-        if at == 0 and order.moments is not None:
-            state = moments_of(state)
         sealed, ref = await asyncio.to_thread(seal_for_flow, state, order, "opening", at)
         await io.put_blob(sealed)
         steps = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, at))

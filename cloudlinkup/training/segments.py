@@ -23,7 +23,7 @@ from cloudlinkup.training.gradients import make_gradient
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
-from cloudlinkup.training.states import moments_size, parts_of, read_state, start_state, state_hash
+from cloudlinkup.training.states import parts_of, read_state, start_state
 from cloudlinkup.training.threads import torch_threads
 from cloudlinkup.wire.hashes import digest
 
@@ -78,7 +78,7 @@ class SegmentRunner:
         self._segment = 0
         self._inside = bool(work.moments)  # until it has them
         if moments is not None:
-            if hashlib.sha256(moments).digest() != work.moments or len(moments) != moments_size(count):
+            if hashlib.sha256(moments).digest() != work.moments:
                 raise ValueError("the moments are not those of the order")
             self.load_state(start_state(weights, moments))
 
@@ -174,12 +174,11 @@ class SegmentRunner:
         return b"".join(self._parts())
 
     def state_hash(self) -> bytes:
-        """`hash_state` of `state_bytes`, without building them."""
-        _, weights, *moments = self._parts()
+        """`states.hash_state` of `state_bytes`, without building them."""
         hashed = hashlib.sha256()
-        for part in moments:
+        for part in self._parts():
             hashed.update(part)
-        return state_hash(self._w.numel(), hashlib.sha256(weights).digest(), hashed.digest())
+        return hashed.digest()
 
     def load_state(self, data: bytes) -> None:
         """Goes to a state that stands between two segments. Raises ValueError for any other bytes."""

@@ -64,7 +64,7 @@ class ShardWork:
 
     `progress_from` and `progress_to` (millionths of the job's samples) position the learning-rate schedule at the
     first step and after the last possible one. `moments`: SHA-256 of the optimizer state that it begins with
-    (`segments.moments_of`), `steps_before` the optimizer steps that are in it; empty and 0: fresh.
+    (`states.moments_of`), `steps_before` the optimizer steps that are in it; empty and 0: fresh.
     """
 
     seed: bytes

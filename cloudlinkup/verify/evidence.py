@@ -37,10 +37,11 @@ import numpy as np
 from cloudlinkup.training.architectures import frozen_tensors, parameter_count
 from cloudlinkup.training.data import MAX_PARTITION, pack_partition, unpack_partition
 from cloudlinkup.training.frozen import file_hash, open_frozen
+from cloudlinkup.training.moments import moments_size
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
-from cloudlinkup.training.states import moments_size, state_hash, state_size
+from cloudlinkup.training.states import state_size
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.replay import Case, Claim, Miss, ReplayResult, replay, second_replay
 from cloudlinkup.verify.tolerance import replay_within
@@ -188,7 +189,7 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
         segments=commit.segments,
         upload_hash=bytes.fromhex(commit.upload),
         leaves=tuple(leaves[i : i + 32] for i in range(0, len(leaves), 32)),
-        end=end_hash(commit, count),
+        end=end_hash(commit),
     )
     work = ShardWork(
         seed=bytes.fromhex(order.seed),
@@ -232,12 +233,10 @@ def _frozen(spec: TrainingSpec, path: Path | None) -> FrozenWeights | None:
     return open_frozen(path, frozen_tensors(spec))
 
 
-def end_hash(commit: Any, parameters: int) -> bytes | None:
-    """The hash of the last state, from the parts that a commit states; None where it states none."""
-    weights, moments = getattr(commit, "end_weights", None), getattr(commit, "end_moments", None)
-    if not (weights and moments and commit.segments):
-        return None
-    return state_hash(parameters, bytes.fromhex(weights), bytes.fromhex(moments))
+def end_hash(commit: Any) -> bytes | None:
+    """SHA-256 of the packed moments that a commit promises for the seat's next round; None where it promises none."""
+    moments = getattr(commit, "end_moments", None)
+    return bytes.fromhex(moments) if moments and commit.segments else None
 
 
 def _forgeable(miss: Miss, upload: bytes | None, committed: bytes) -> list[str]:

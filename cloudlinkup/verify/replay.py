@@ -22,11 +22,12 @@ from typing import Literal
 
 import numpy as np
 
+from cloudlinkup.training.moments import unpack_moments
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
-from cloudlinkup.training.states import hash_state, moments_of, read_state, start_hash
+from cloudlinkup.training.states import hash_state, moments_of, read_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.hashes import order_leaf, segment_leaf, upload_leaf
 
@@ -79,7 +80,7 @@ def shard_leaves(
 class Claim:
     """What a contributor committed to. `wallet`: 32 bytes. `leaves`: all of its tree's, or none if it kept them.
 
-    `end`: the hash of the last state, from the two that the commit states where optimizer state is kept.
+    `end`: SHA-256 of the last state's packed moments, as the commit states it where optimizer state is kept.
     """
 
     order_hash: bytes
@@ -89,10 +90,6 @@ class Claim:
     upload_hash: bytes
     leaves: tuple[bytes, ...] = ()
     end: bytes | None = None
-
-    def end_leaf(self, segment_steps: int) -> bytes | None:
-        """What the last segment's leaf must be by `end`; None where the commit states none."""
-        return None if self.end is None else segment_leaf(self.wallet, self.segments, segment_steps, self.end)
 
     def problem(self) -> str:
         """Why the leaves are not those of the commitment, or an empty string. No leaves are no problem."""
@@ -111,10 +108,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Miss:
-    """One disagreement. Hashes are hex. `what`: "claim" (leaves and root), "end" (the parts of the last state that the
-    commit states do not make up its leaf), "before" (an opening that is not the committed state or, where `replayed` is
-    empty, a committed state that no training leads to), "leaf" (a segment's end), "upload", or "root" (whole replay
-    without leaves).
+    """One disagreement. Hashes are hex. `what`: "claim" (leaves and root), "before" (an opening that is not the
+    committed state or, where `replayed` is empty, a committed state that no training leads to), "leaf" (a segment's
+    end), "upload", "end" (the moments for the seat's next round), or "root" (whole replay without leaves).
 
     `deviation`: distance of the committed end weights from the replayed ones, over how far the segment moved; None
     without an after-state that is the committed one.
@@ -157,20 +153,25 @@ class Case:
         """Whether the replay would begin with moments that are not here."""
         if not (self.drawn and self.work.moments) or self.moments is not None or self.claim.problem():
             return False
-        return not self.claim.leaves or (self.end_miss() is None and min(self.drawn) not in self.before_states)
+        first = min(self.drawn)
+        return not self.claim.leaves or first == 1 or first not in self.before_states
 
-    def end_miss(self) -> Miss | None:
-        """Where the commit's parts of the last state are not those of its leaf: the signature alone proves it."""
-        claim, leaf = self.claim, self.claim.end_leaf(self.work.segment_steps)
-        if leaf is None or not claim.leaves or claim.leaves[claim.segments] == leaf:
+    def start_miss(self) -> Miss | None:
+        """Where the moments that the order names, its contributor's own, are none that training begins with."""
+        if self.moments is None or hashlib.sha256(self.moments).digest() != self.work.moments:
             return None
-        return Miss("end", claim.segments, claim.leaves[claim.segments].hex(), leaf.hex(), "not the last state's parts")
+        try:
+            *_, steps = unpack_moments(self.moments, len(self.published))
+            problem = "" if steps == self.work.steps_before else "the moments are of other steps than the order says"
+        except ValueError as error:
+            problem = str(error)
+        return Miss("before", 1, self.work.moments.hex(), "", problem) if problem else None
 
 
 @dataclass(frozen=True)
 class ReplayResult:
     """`checked`: segments compared with their leaves: the drawn ones, and those passed through on the way. `replayed`:
-    segments run. Accepted when nothing was missed. `moments`: of the shard's end, where it was reached and matched."""
+    segments run. Accepted when nothing was missed. `moments`: packed, of the shard's end, where that was reached."""
 
     checked: tuple[int, ...]
     replayed: int
@@ -200,7 +201,7 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
     replayed, miss, end = 0, None, None
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
-    elif (miss := case.end_miss()) is None and drawn:
+    elif (miss := case.start_miss()) is None and drawn:
         runner = SegmentRunner(
             case.spec,
             case.work,
@@ -218,7 +219,7 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
         if miss is None and drawn[-1] == claim.segments:
             miss = _upload_miss(runner, claim, case.upload)
         if miss is None and runner.segment == claim.segments and claim.end is not None:
-            end = moments_of(runner.state_bytes())
+            end, miss = end_moments(claim, runner.state_bytes())
     return ReplayResult(tuple(checked), replayed, threads, perf_counter() - started, miss, end)
 
 
@@ -259,22 +260,16 @@ def _compare_root(runner: SegmentRunner, case: Case, drawn: Sequence[int], check
         checked.append(runner.segment)
     leaves = shard_leaves(claim.order_hash, claim.wallet, case.work.segment_steps, hashes, claim.upload_hash)
     top = merkle.root(leaves)
-    if top != claim.root:
-        return Miss("root", claim.segments, claim.root.hex(), top.hex())
-    if claim.end is not None and claim.end != hashes[-1]:
-        return Miss("end", claim.segments, claim.end.hex(), hashes[-1].hex(), "not the last state's parts")
-    return None
+    return None if top == claim.root else Miss("root", claim.segments, claim.root.hex(), top.hex())
 
 
 def _load_before(runner: SegmentRunner, case: Case, segment: int, opened: bytes) -> Miss | None:
     """Takes the runner to the opened state if it is the committed one of segment - 1."""
     claim = case.claim
     hashed = hash_state(opened)
-    if segment == 1:  # nothing was trained yet: the order names the state
-        if hashed != start_hash(case.published, case.work):
-            return Miss("before", 1, "", hashed.hex(), "not what the order begins with")
-        runner.load_state(opened)
-        return None
+    if segment == 1:  # nothing was trained yet: it is what the runner begins with
+        same = hashed == runner.state_hash()
+        return None if same else Miss("before", 1, "", hashed.hex(), "not what the order begins with")
     leaf = segment_leaf(claim.wallet, segment - 1, runner.work.segment_steps, hashed)
     if leaf != claim.leaves[segment - 1]:
         return Miss("before", segment, claim.leaves[segment - 1].hex(), leaf.hex(), "not the committed state")
@@ -299,6 +294,18 @@ def _upload_miss(runner: SegmentRunner, claim: Claim, upload: bytes | None) -> M
     if given != expected:
         return Miss("upload", claim.segments, given, expected, "the upload is not the committed one")
     return None
+
+
+def end_moments(claim: Claim, state: bytes) -> tuple[bytes | None, Miss | None]:
+    """The packed moments of a shard's last state, and how they differ from those that the commit promises."""
+    try:
+        packed, problem = moments_of(state), "not the last state's moments"
+        found = hashlib.sha256(packed).digest()
+    except ValueError as error:
+        packed, problem, found = None, str(error), b""
+    if found == claim.end:
+        return packed, None
+    return None, Miss("end", claim.segments, (claim.end or b"").hex(), found.hex(), problem)
 
 
 def _deviation(runner: SegmentRunner, claim: Claim, before: np.ndarray, after: bytes) -> float | None:

@@ -19,8 +19,8 @@ import numpy as np
 
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
-from cloudlinkup.training.states import hash_state, moments_of, read_state
-from cloudlinkup.verify.replay import NOT_FINITE, Case, Miss, ReplayResult, _load_before
+from cloudlinkup.training.states import hash_state, read_state
+from cloudlinkup.verify.replay import NOT_FINITE, Case, Miss, ReplayResult, _load_before, end_moments
 from cloudlinkup.wire.hashes import segment_leaf
 
 
@@ -57,7 +57,7 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
     miss = None
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
-    elif (miss := case.end_miss()) is None:
+    elif (miss := case.start_miss()) is None:
         runner = SegmentRunner(
             case.spec,
             case.work,
@@ -67,6 +67,7 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
             threads=threads,
             device=device,
             frozen=case.frozen,
+            moments=case.moments,
         )
         for segment in drawn:
             miss = _segment_miss(runner, case, segment, tolerance, checked)
@@ -74,8 +75,9 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
                 miss = _upload_miss(case, case.after_states[segment])
             if miss is not None:
                 break
-    ends = miss is None and claim.end is not None and claim.segments in case.drawn
-    end = moments_of(case.after_states[claim.segments]) if ends else None  # theirs, as committed
+    end = None
+    if miss is None and claim.end is not None and claim.segments in case.drawn:
+        end, miss = end_moments(claim, case.after_states[claim.segments])  # theirs, as committed
     return ReplayResult(tuple(checked), len(checked), threads, perf_counter() - started, miss, end)
 
 

@@ -175,11 +175,9 @@ class Commit(Document):
     root: Hex32
     segments: Annotated[int, Field(ge=0, le=10_000)]
     upload: Hex32  # SHA-256 of the plaintext quantised update
-    # where optimizer state is kept, of the state after the last segment: SHA-256 of the weights, of the moments
-    end_weights: Hex32 | None = None
-    end_moments: Hex32 | None = None
+    end_moments: Hex32 | None = None  # where optimizer state is kept: SHA-256 of the last state's packed moments
 
-    later: ClassVar[tuple[str, ...]] = ("end_weights", "end_moments")
+    later: ClassVar[tuple[str, ...]] = ("end_moments",)
 
 
 D = TypeVar("D", bound=Document)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloudlinkup.errors import BadInput, NoContributors
+from cloudlinkup.training.moments import moments_size
 from cloudlinkup.types import U64_MAX
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings
@@ -120,7 +121,7 @@ def test_kept_state_is_named_and_its_openings_counted(heavy: JobFacts, limits: L
     assert more > 0
     costs = ReplayCosts(segment_seconds=1.0, opening_seconds=100.0, start_seconds=70.0)
     asked = shard_cost(5, costs, 24 + 12 * int(count), first=False, small=True)
-    assert asked.bytes == pytest.approx(ANSWER_BYTES + 8 * count + 8)
+    assert asked.bytes == pytest.approx(ANSWER_BYTES + moments_size(int(count)))
 
 
 @pytest.mark.parametrize(("first", "small"), [(True, False), (False, True), (False, False)])

@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from cloudlinkup.training.moments import moments_size, pack_moments, unpack_moments
 from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork
-from cloudlinkup.training.states import (
-    fresh_moments,
-    hash_state,
-    moments_of,
-    moments_size,
-    moments_steps,
-    part_hashes,
-    start_hash,
-    start_state,
-    state_hash,
-)
+from cloudlinkup.training.states import hash_state, moments_of, read_state, start_state
 from cloudlinkup.verify import merkle
 from cloudlinkup.verify.replay import NOT_FINITE, Case, Claim, ReplayCosts, plan_openings, replay, shard_leaves
 from cloudlinkup.verify.tolerance import replay_within
@@ -68,7 +59,7 @@ def one_round(
     states = [runner.state_bytes()]
     while runner.run_segment():
         states.append(runner.state_bytes())
-    end = state_hash(len(published), *part_hashes(states[-1]))
+    end = hashlib.sha256(moments_of(states[-1])).digest()
     return Round(work, published, moments, states, quantise(runner.update()), end)
 
 
@@ -89,7 +80,8 @@ def test_four_rounds_replay_bit_for_bit(scene, rounds):
             result = replay(one.case(scene, drawn))
             assert result.accepted, (number, result.miss)
         assert result.moments is not None and result.moments == moments_of(one.states[-1])
-        assert moments_steps(result.moments) == (number + 1) * SEGMENTS * STEPS
+        *_, steps = unpack_moments(result.moments, len(scene.published))
+        assert steps == (number + 1) * SEGMENTS * STEPS
         assert replay(one.case(scene, {2})).moments is None  # the end was not reached
         opened = one.case(scene, {3}, before_states={3: one.states[2]}, moments=None)
         assert replay(opened).accepted  # no start is needed
@@ -99,7 +91,7 @@ def test_four_rounds_replay_bit_for_bit(scene, rounds):
 
 
 def test_it_is_one_adamw_over_all_rounds(scene, rounds):
-    """Against torch's own optimizer, whose state goes on where the weights are taken up."""
+    """Against torch's own optimizer, whose state goes on where the weights are taken up, rounded as it travels."""
     weights = torch.tensor(scene.published, requires_grad=True)
     optimizer = torch.optim.AdamW([weights], betas=(0.9, 0.99), eps=1e-8, weight_decay=0)
     from cloudlinkup.training.gradients import make_gradient
@@ -115,19 +107,29 @@ def test_it_is_one_adamw_over_all_rounds(scene, rounds):
             weights.grad = gradient.clone()
             optimizer.param_groups[0]["lr"] = rate(scene.spec.lr, one.work, index)
             optimizer.step()
+        kept = optimizer.state[weights]
+        packed = pack_moments(kept["exp_avg"].numpy(), kept["exp_avg_sq"].numpy(), int(kept["step"]))
+        for name, vector in zip(("exp_avg", "exp_avg_sq"), unpack_moments(packed, len(weights))[:2], strict=True):
+            kept[name].copy_(torch.from_numpy(vector))
     ours = np.frombuffer(rounds[-1].states[-1], "<f4", len(scene.published), 16)
     theirs = weights.detach().numpy()
     assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs - scene.published)
 
 
-def test_a_start_is_known_by_two_hashes(scene, rounds):
+def test_a_start_is_the_published_weights_and_what_the_moments_say(scene, rounds):
     count = len(scene.published)
     for one in rounds:
-        moments = one.moments or fresh_moments(count)
-        state = start_state(one.published, moments)
-        assert len(moments) == moments_size(count) == 8 * count + 8
-        assert state == one.states[0] and hash_state(state) == start_hash(one.published, one.work)
-    assert hash_state(b"") != hash_state(bytes(24)) and hash_state(rounds[0].states[0][:-1]) != rounds[0].end
+        assert start_state(one.published, one.moments) == one.states[0]
+        if one.moments is not None:
+            assert len(one.moments) == moments_size(count) < 1.7 * count
+            weights, first, second, steps = read_state(one.states[0], count)
+            m, v, before = unpack_moments(one.moments, count)
+            assert (weights == one.published).all() and (first == m).all() and (second == v).all() and steps == before
+
+
+def packed(state: bytes, count: int, steps: int) -> bytes:
+    _, first, second, _ = read_state(state, count)
+    return pack_moments(first, second, steps)
 
 
 @pytest.mark.parametrize("forged", ["fresh", "another seat's", "last but one", "huge", "older steps"])
@@ -136,12 +138,14 @@ def test_whoever_begins_with_other_moments_is_caught_in_the_first_segment(scene,
     assert order.moments is not None
     other = one_round(scene, 9, order.published, rounds[1].moments, SEGMENTS * STEPS)
     count = len(scene.published)
+    before = order.work.steps_before
+    zero = np.zeros(count, np.float32)
     real = {
-        "fresh": bytes(8 * count) + order.moments[-8:],
-        "another seat's": moments_of(other.states[-1])[:-8] + order.moments[-8:],
-        "last but one": moments_of(rounds[2].states[-2])[:-8] + order.moments[-8:],
-        "huge": np.full(2 * count, 1e6, "<f4").tobytes() + order.moments[-8:],
-        "older steps": order.moments[:-8] + (10**6).to_bytes(8, "little"),
+        "fresh": pack_moments(zero, zero, before),
+        "another seat's": packed(other.states[-1], count, before),
+        "last but one": packed(rounds[2].states[-2], count, before),
+        "huge": pack_moments(zero + np.float32(1e6), zero + np.float32(1e12), before),
+        "older steps": packed(rounds[2].states[-1], count, 10**6),
     }[forged]
     if forged == "older steps":
         with pytest.raises(ValueError, match="between two segments"):
@@ -158,36 +162,43 @@ def test_whoever_begins_with_other_moments_is_caught_in_the_first_segment(scene,
     assert replay_within(within, 0.5).miss.what == "before"  # type: ignore[union-attr]
 
 
-def test_a_commit_that_lies_about_its_last_state_is_proved_wrong_by_its_signature(scene, rounds):
-    """Else the next order would name moments that nobody ended with."""
+def test_a_commit_that_lies_about_its_last_moments_is_caught_where_the_end_is_reached(scene, rounds):
+    """As for the upload: else the next order would name moments that nobody ended with."""
     one, count = rounds[2], len(scene.published)
-    weights, _ = part_hashes(one.states[-1])
-    swapped = state_hash(count, weights, hashlib.sha256(moments_of(one.states[1])).digest())
-    lie = replace(one, end=swapped)
-    for drawn in ({1}, {2}, {3}):
+    lie = replace(one, end=hashlib.sha256(packed(one.states[1], count, 45)).digest())
+    for drawn in ({3}, {1, 3}):
         result = replay(lie.case(scene, drawn))
-        assert result.miss is not None and result.miss.what == "end" and result.replayed == 0
+        assert result.miss is not None and (result.miss.what, result.miss.segment) == ("end", 3)
+    assert replay(lie.case(scene, {1})).accepted  # the end was not reached
     case = lie.case(scene, {1})
     hidden = replace(case, claim=replace(case.claim, leaves=()))
-    result = replay(hidden)  # without leaves too: all of it is replayed
+    result = replay(hidden)  # without leaves all of it is replayed
     assert result.miss is not None and result.miss.what == "end"
-    opened = replace(case, before_states={1: one.states[0]}, after_states={1: one.states[1]})
+    opened = replace(lie.case(scene, {3}), before_states={3: one.states[2]}, after_states={3: one.states[3]})
     assert replay_within(opened, 0.5).miss.what == "end"  # type: ignore[union-attr]
 
 
-def test_moments_that_are_no_numbers_pass_for_no_work(scene, rounds):
-    """Every state after them is not a number either, and commits to steps that nobody has to train."""
-    count, steps = len(scene.published), rounds[1].work.steps_before
-    nothing = np.full(2 * count, np.nan, "<f4").tobytes() + steps.to_bytes(8, "little")
-    work = replace(rounds[1].work, moments=hashlib.sha256(nothing).digest())
-    runner = SegmentRunner(scene.spec, work, rounds[1].published, scene.features, scene.targets, moments=nothing)
-    states = [runner.state_bytes()]
-    while runner.run_segment():
-        states.append(runner.state_bytes())
-    one = replace(rounds[1], work=work, moments=nothing, states=states, end=hash_state(states[-1]))
-    for drawn in ({1}, {2}):
-        miss = replay(one.case(scene, drawn)).miss
-        assert miss is not None and (miss.what, miss.detail, miss.replayed) == ("before", NOT_FINITE, "")
+@pytest.mark.parametrize("problem", ["no moments", "other steps"])
+def test_promised_moments_that_are_none_are_a_miss_of_the_next_round(scene, rounds, problem):
+    """Their hash stood in the contributor's own commit, and it acknowledged the order that names them."""
+    one, count = rounds[1], len(scene.published)
+    nothing = b"x" * moments_size(count) if problem == "no moments" else packed(one.states[0], count, 3)
+    work = replace(one.work, moments=hashlib.sha256(nothing).digest())
+    case = replace(one, work=work, moments=nothing).case(scene, {1, 2})
+    within = replace(case, before_states={1: b"", 2: b""}, after_states={1: b"", 2: b""})
+    for miss in (replay(case).miss, replay_within(within, 0.5).miss):
+        assert miss is not None and (miss.what, miss.segment, miss.replayed) == ("before", 1, "")
+
+
+def test_states_that_are_no_numbers_pass_for_no_work(scene, rounds):
+    """Every state after one is not a number either, and commits to steps that nobody has to train."""
+    one, count = rounds[1], len(scene.published)
+    header, steps = one.states[1][:16], one.states[1][-8:]
+    nothing = header + np.full(3 * count, np.nan, "<f4").tobytes() + steps
+    states = [one.states[0], nothing, nothing[:-8] + one.states[2][-8:], nothing[:-8] + one.states[3][-8:]]
+    case = replace(one, states=states).case(scene, {2}, before_states={2: nothing})
+    miss = replay(case).miss
+    assert miss is not None and (miss.what, miss.detail, miss.replayed) == ("before", NOT_FINITE, "")
 
 
 def test_without_the_moments_nothing_is_judged(scene, rounds):
@@ -202,6 +213,9 @@ def test_without_the_moments_nothing_is_judged(scene, rounds):
         with pytest.raises(ValueError, match="moments"):
             replay(replace(case, moments=wrong))
     assert not rounds[0].case(scene, {2}).lacks_start  # a fresh start is known
+    opened = {1: rounds[2].states[0], 2: rounds[2].states[1]}
+    assert rounds[2].case(scene, {1, 2}, moments=None, before_states=opened).lacks_start  # held against nothing
+    assert not rounds[2].case(scene, {2}, moments=None, before_states=opened).lacks_start
 
 
 def test_the_start_is_opened_where_that_is_less_than_a_state():
