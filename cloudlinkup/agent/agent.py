@@ -23,6 +23,7 @@ import cloudlinkup
 from cloudlinkup.agent.bond import Agreed, Post
 from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.channel import Channel, Refusal, tls
+from cloudlinkup.agent.files import CACHE
 from cloudlinkup.agent.handler import Handler, Terms
 from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity, delegation_for
@@ -61,6 +62,7 @@ class Offer:
     reserve: int | None = None  # base units, in the ask's unit
     windows: tuple[Window, ...] = ()  # hours of every day, UTC; none: always
     extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
+    cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
 
 
 class Agent:
@@ -111,6 +113,7 @@ class Agent:
             threads=offer.threads,
             agreed=offer.agreed,
             extras=offer.extras,
+            cache=offer.cache,
         )
         return Handler(
             self._identity, self._chain, terms, runner_factory=self._factory, report=self._report, post=self._post

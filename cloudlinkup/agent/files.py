@@ -1,7 +1,8 @@
 """What a contributor keeps of running jobs, so that a restart neither loses a finished result nor trains it twice.
 
     jobs/<job id>/                       0700, every file 0600; deleted as a whole when the job is over
-      partition-<hash>, weights-<hash>   inputs, by the hashes in the order; the two latest weights
+      partition-<hash>, weights-<hash>   inputs, by the hashes in the order; the two latest weights, and partitions
+                                         within a limit for all jobs together
       frozen-<hash>                      tensors that are not trained, by the hash in the spec
       moments-<n>-<hash>                 optimizer state that seat n's last two results ended with, where it is kept
       seat-<n>.json                      rounds delivered, for credit and inclusion
@@ -32,6 +33,7 @@ from cloudlinkup.types import Frozen
 from cloudlinkup.wire.calls import MAX_BODY, TrainReply
 from cloudlinkup.wire.messages import Order, Signed
 
+CACHE = 8 * 2**30  # bytes of partitions that are kept, of all jobs together, unless the contributor says otherwise
 KEEP_AFTER_DEADLINE = 86_400  # seconds: a client that never says "finish" does not fill the disk
 
 
@@ -208,6 +210,27 @@ class JobFiles:
     def input(self, job_id: str, kind: str, hash_: str) -> Path:
         """kind: partition, weights, frozen, or moments-<seat>."""
         return self.job(job_id) / f"{kind}-{hash_}"
+
+    def used(self, place: Path) -> None:
+        """Notes that a cached partition was used just now."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(place)
+
+    def make_room(self, size: int, limit: int) -> None:
+        """Deletes partitions, of whichever job, least recently used first, until `size` more bytes fit into `limit`.
+
+        A shard that is running has its rows in memory; an order that names what is gone brings it again.
+        """
+        found = []
+        for path in self.root.glob("*/partition-*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        kept = sum(each for _, each, _ in found)
+        for _, each, path in sorted(found):
+            if kept + size <= limit:
+                return
+            path.unlink(missing_ok=True)
+            kept -= each
 
     def keep_latest(self, job_id: str, kind: str, keep: int) -> None:
         paths = sorted(self.job(job_id).glob(f"{kind}-*"), key=lambda p: p.stat().st_mtime_ns, reverse=True)

@@ -23,7 +23,7 @@ from cloudlinkup.agent.bond import Agreed, Post, check_agreed, post_bond
 from cloudlinkup.agent.chain import Chain, JobFacts
 from cloudlinkup.agent.checks import Refusal
 from cloudlinkup.agent.duty import Duty
-from cloudlinkup.agent.files import Delivered, JobFiles, OrderFolder, SeatRecord, write
+from cloudlinkup.agent.files import CACHE, Delivered, JobFiles, OrderFolder, SeatRecord, write
 from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity
 from cloudlinkup.agent.ports import Io, Report
@@ -58,6 +58,7 @@ class Terms:
     threads: int = 1
     agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
     extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
+    cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
 
 
 @dataclass
@@ -230,7 +231,9 @@ class Handler:
         checks.check_mode(order, terms.hardware)
         spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
         keys = [key for _, key in self.identity.sealing_keys]
-        features, targets = await inputs.open_rows(call, order, spec, keys=keys, files=self._files, io=io)
+        features, targets = await inputs.open_rows(
+            call, order, spec, keys=keys, files=self._files, io=io, cache=terms.cache
+        )
         weights = await inputs.open_weights(call, order, count, keys=keys, files=self._files, io=io)
         await asyncio.to_thread(load_extra, spec)
         frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=self._files, io=io)

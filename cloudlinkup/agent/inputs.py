@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cloudlinkup.agent.checks import Refusal
-from cloudlinkup.agent.files import JobFiles, read, write
+from cloudlinkup.agent.files import CACHE, JobFiles, read, write
 from cloudlinkup.agent.ports import Io
-from cloudlinkup.crypto.seal import SealingKey, decrypt_blob, open_key
+from cloudlinkup.crypto.seal import SealingKey, decrypt_blob, open_key, sealed_size
 from cloudlinkup.errors import SealError
 from cloudlinkup.training.architectures import frozen_tensors
 from cloudlinkup.training.data import MAX_PARTITION, unpack_partition
@@ -32,9 +32,17 @@ from cloudlinkup.wire.messages import Order
 
 
 async def open_rows(
-    call: TrainCall, order: Order, spec: TrainingSpec, *, keys: Sequence[SealingKey], files: JobFiles, io: Io
+    call: TrainCall,
+    order: Order,
+    spec: TrainingSpec,
+    *,
+    keys: Sequence[SealingKey],
+    files: JobFiles,
+    io: Io,
+    cache: int = CACHE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(features, targets). Kept by hash until the job is over."""
+    """(features, targets). Kept by hash until the job is over, as far as `cache` bytes for all jobs go; refused where
+    they are more than that alone."""
     place = files.input(order.job_id, "partition", order.partition_hash)
 
     def fits(data: bytes) -> bool:
@@ -42,11 +50,15 @@ async def open_rows(
 
     plain = await asyncio.to_thread(read, place)
     if plain is None or not await asyncio.to_thread(fits, plain):
+        if call.partition.size > sealed_size(cache):
+            raise Refusal("memory", f"{call.partition.size} bytes of rows, where at most {cache} are kept")
         context: tuple[Field, ...] = (bytes.fromhex(order.partition_hash),)
         plain = await _open(call.partition, "data", order, context=context, limit=MAX_PARTITION, keys=keys, io=io)
         if not await asyncio.to_thread(fits, plain):
             raise Refusal("hash", "the partition is not the one in the order")
+        await asyncio.to_thread(files.make_room, len(plain), cache)
         await asyncio.to_thread(write, place, plain)
+    files.used(place)
     try:
         return await asyncio.to_thread(unpack_partition, plain, spec)
     except ValueError as error:

@@ -48,6 +48,7 @@ class Options:
     device: str
     threads: int
     drain_seconds: float
+    cache: float  # GiB
     agreed: Agreed
 
     @property
@@ -76,6 +77,7 @@ def contribute(
     device: str = "auto",
     threads: int = 1,
     drain_seconds: float = 120.0,
+    cache: float = 8.0,
     bond: str = "0",
     mint: str | None = None,
     longest_window: int = 604_800,
@@ -116,6 +118,8 @@ def contribute(
         CPU threads that training uses.
     drain_seconds
         How long a running shard may go on after Ctrl-C or SIGTERM.
+    cache
+        GiB of disk for the rows of jobs; the least recently used are deleted first, and those of a job that is over.
     bond
         The most tokens to post as a bond for one seat; a seat that asks for more is refused.
     mint
@@ -141,6 +145,7 @@ def contribute(
         device=device,
         threads=threads,
         drain_seconds=drain_seconds,
+        cache=cache,
         bond=bond,
         mint=mint,
         longest_window=longest_window,
@@ -174,6 +179,8 @@ def _check(
     check_device(rest["device"])
     if not 0 <= rest["drain_seconds"] <= 86_400:
         raise BadInput("--drain-seconds", rest["drain_seconds"], "not a time", "use 0 to 86400 seconds")
+    if not 0 < rest["cache"] <= 65_536:
+        raise BadInput("--cache", rest["cache"], "not a size in GiB", "use 8, or as much as you can spare")
     price, per = parse_ask(ask, DECIMALS)
     if rest["longest_window"] < 1:
         raise BadInput("--longest-window", rest["longest_window"], "not a time", "use 1 second or more")
@@ -193,6 +200,7 @@ def _check(
         device=rest["device"],
         threads=threads,
         drain_seconds=rest["drain_seconds"],
+        cache=rest["cache"],
         agreed=Agreed(
             # the configured token is the configured chain's
             mint=_address(rest["mint"]) or (settings.mint if rpc_url in (None, settings.rpc_url) else None),
@@ -248,6 +256,7 @@ def start(options: Options, runner_factory: RunnerFactory | None = None) -> int:
             device=device,
             threads=options.threads,
             drain_seconds=options.drain_seconds,
+            cache=int(options.cache * 2**30),
             agreed=options.agreed,
         )
         program = options.settings.program_id

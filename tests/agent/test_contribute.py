@@ -57,6 +57,7 @@ def test_dry_run_says_what_would_happen_and_does_nothing(home: Path, capsys: pyt
     "options",
     [
         ["--share", "0"],
+        ["--cache", "0"],
         ["--share", "1.5"],
         ["--ask", "cheap"],
         ["--ask", "0.0000001"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from cloudlinkup.verify import merkle
 from cloudlinkup.verify.replay import shard_leaves
 from cloudlinkup.wire.calls import FinishCall, TrainReply, WeightsRef
 from cloudlinkup.wire.hashes import partition_hash, seal_context, segment_leaf, sha256
-from cloudlinkup.wire.messages import Ack, Commit, Hardware, Order, Signed
+from cloudlinkup.wire.messages import Ack, BadShard, Commit, Hardware, Order, Signed
 from tests.agent.chain_server import GENESIS, ChainServer
 from tests.agent.flow import JOB_ID, PAY, SEAT, STEPS, Desk, Flow, small_spec, until
 
@@ -290,6 +291,37 @@ def test_bf16_is_refused_where_the_device_has_none(desk: Desk, capability: str, 
         return check_mode(order, hardware)
     with pytest.raises(Refusal, match="bf16"):
         check_mode(order, hardware)
+
+
+async def test_rows_are_sent_once_and_kept_within_a_limit(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(cache=10_000)
+    size = len(desk.flow.partition)
+    assert 2 * size < 10_000 < 3 * size
+    others = [desk.jobs / name / "partition-aa" for name in ("00" * 16, "11" * 16)]
+    for age, path in enumerate(others):
+        path.parent.mkdir(mode=0o700)
+        path.write_bytes(bytes(size))
+        os.utime(path, (1_000 + age, 1_000 + age))
+    signed = desk.flow.order()
+    reply, _ = await desk.train(await desk.flow.call(signed))
+    assert reply is not None
+    assert [path.exists() for path in others] == [False, True]  # the least recently used gave way
+    (own,) = (desk.jobs / JOB_ID).glob("partition-*")
+    os.utime(own, (2_000, 2_000))
+    call = await desk.flow.call(desk.flow.order(attempt=1))
+    nowhere = call.partition.model_copy(update={"sha256": "00" * 32})  # what is kept is not asked for again
+    reply, _ = await desk.train(call.model_copy(update={"partition": nowhere}))
+    assert reply is not None and own.stat().st_mtime > 2_000
+
+
+async def test_refuses_rows_that_the_limit_cannot_hold(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(cache=1_000)
+    signed = desk.flow.order()
+    reply, ack = await desk.train(await desk.flow.call(signed))
+    assert reply is None and ack is not None
+    bad = desk.flow.read(BadShard, ack)
+    assert bad.reason == "memory" and "1000 are kept" in bad.detail
+    assert not list(desk.jobs.glob("*/partition-*"))
 
 
 async def test_a_bf16_shard_is_committed_as_it_replays(desk: Desk) -> None:
