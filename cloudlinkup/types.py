@@ -408,6 +408,7 @@ class Receipt(Frozen):
     refunded: str
     settled: bool
     rounds: int
+    rolled_back: tuple[int, ...] = ()  # those of them that were paid and taken back, as the held-out score fell
     metric: str
     score: float
     metrics: Annotated[dict[str, float], Field(default_factory=dict)]  # every metric of the task, of what was delivered

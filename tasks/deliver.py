@@ -70,6 +70,8 @@ def facts(run: Run) -> dict[str, Any]:
         known["chosen"] = f"the best of {len(state.curve)} rounds, number {state.best_round}, by these very rows"
     name, value = _reference(data.spec, state.metric, data.targets, data.holdout_targets)
     known["reference"] = {"name": name, "score": value}
+    if state.rolled_back:
+        known["rolled_back"] = state.rolled_back
     if state.ended_early:
         known["ended_early"] = state.ended_early
     return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from dataclasses import asdict
 from statistics import median
 
@@ -10,9 +11,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.training.aggregate import aggregate
-from cloudlinkup.training.evaluate import score
+from cloudlinkup.training.evaluate import evaluate, score
 from cloudlinkup.training.headline import better
 from cloudlinkup.training.quantize import dequantise
+from cloudlinkup.training.rollback import MOST as MOST_ROLLBACKS
+from cloudlinkup.training.rollback import rolls_back
 from cloudlinkup.training.schedule import outer_momentum
 from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
@@ -67,7 +70,7 @@ async def _count(run: Run, round_: RoundState) -> None:
     await asyncio.to_thread(_advance if run.job.search is None else advance_trials, run, round_)
     handling = handling_seconds(round_)
     for entry in round_.entries:
-        _learn(run, entry, handling)
+        _learn(run, entry, handling, rolled_back=round_.round in run.state.rolled_back)
     run.state.audit_bytes += round_.audit_bytes
     run.state.audit_segments += round_.audit_segments
     run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
@@ -80,8 +83,10 @@ async def _count(run: Run, round_: RoundState) -> None:
 
 
 def _advance(run: Run, round_: RoundState) -> None:
-    """The next generation of weights, from the accepted updates weighted by verified steps."""
+    """The next generation of weights, from the accepted updates weighted by verified steps; none where the round is
+    taken back (`training/rollback.py`): its work is paid, and done again."""
     published, step = run.weights, int(run.state.plan["segment_steps"])
+    held = run.data.holdout_features, run.data.holdout_targets
     taken = one_of_each([entry for entry in round_.entries if entry.outcome == "accepted"])
     if taken:
         size = published.weights.size
@@ -92,21 +97,30 @@ def _advance(run: Run, round_: RoundState) -> None:
             )
             for entry in taken
         }
-        base = sha256(published.published.tobytes())
+        base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
+        delta, why = b"", ""
         try:
             progress = run.state.steps_done / run.state.total_steps
             delta = published.step(aggregate(updates).update, outer_momentum(run.data.spec, progress))
         except ValueError as error:  # diverged: verified work stays paid, the weights stay what they were
-            run.event("not_aggregated", round=round_.round, why=str(error))
+            why = str(error)
+        else:
+            last = run.state.curve[-1][1] if run.state.curve else None
+            why = rolls_back(last, evaluate(run.data.spec, published.published, *held, run.job.metric, run.frozen))
+        if why and len(run.state.rolled_back) < MOST_ROLLBACKS:  # done anew, under a new number
+            run.published = before
+            run.state.rolled_back = [*run.state.rolled_back, round_.round]
+            run.event("rolled_back", round=round_.round, why=why, seats=sorted(updates))
+            return
+        if not delta:
+            run.event("not_aggregated", round=round_.round, why=why)
         else:
             run.state.generation = published.rounds
             run.write(f"delta-{published.rounds}.bin", delta)
             run.write(f"base-{published.rounds}.txt", base.encode())
             run.write(f"weights-{published.rounds}.bin", published.to_bytes())
         run.state.steps_done += sum(steps for _, steps in updates.values())
-    spec, data = run.data.spec, run.data
-    held = data.holdout_features, data.holdout_targets
-    run.state.metric, run.state.score = score(spec, published.published, *held, run.job.metric, run.frozen)
+    run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     if taken:
         _look_for_the_best(run)
@@ -145,15 +159,17 @@ def _full_steps(run: Run, entry: Entry, step: int) -> int:
     return max(1, round(entry.segments * step * subject(run, entry.trial).weight))
 
 
-def _learn(run: Run, entry: Entry, handling: float) -> None:
-    """The seat's account of this round: counts, speed, state."""
+def _learn(run: Run, entry: Entry, handling: float, *, rolled_back: bool = False) -> None:
+    """The seat's account of this round: counts, speed, state. `rolled_back`: the round was taken back, and with it the
+    optimizer state that its shard ended with; the seat goes on from the one that it began with."""
     seat = run.state.seat(entry.seat)
     step = int(run.state.plan["segment_steps"])
     run.state.bytes_up += entry.bytes_up
     run.state.bytes_down += entry.bytes_down
     accepted = entry.outcome == "accepted"  # else it begins afresh: what it ended with was not judged
-    seat.moments = entry.end_moments if accepted else ""
-    seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if accepted else 0
+    if not (accepted and rolled_back):
+        seat.moments = entry.end_moments if accepted else ""
+        seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if accepted else 0
     seat.replayed += entry.replayed
     seat.segments += entry.segments
     if entry.outcome == "accepted":

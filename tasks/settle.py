@@ -149,6 +149,7 @@ async def make_receipt(run: Run, *, settled: bool) -> Receipt:
         refunded=str(refunded),
         settled=settled,
         rounds=state.round,
+        rolled_back=tuple(state.rolled_back),
         metric=state.metric,
         score=round(state.score, 6),
         metrics={name: round(value, 6) for name, value in state.metrics.items()},

@@ -142,6 +142,7 @@ class JobState(Kept):
     best_generation: int = 0
     best_round: int = 0  # the curve's, counted from 1
     worse_rounds: int = 0  # that taught something, since then
+    rolled_back: list[int] = []  # rounds that were taken back, as the held-out score fell
     trials: list[TrialState] = []  # of a job with `search`, by number
     rung: int = 0  # of its successive halving, that is next
     frozen: Sealed | None = None  # what of the network is not trained

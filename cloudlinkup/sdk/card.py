@@ -118,6 +118,8 @@ def _data(spec: TrainingSpec, recipe: Recipe, metrics: Facts) -> Iterable[str]:
 def _training(spec: TrainingSpec, metrics: Facts, receipt: Facts | None) -> Iterable[str]:
     if "steps" in metrics:
         yield f"{metrics['steps']:,} verified steps of {spec.batch} rows in {metrics.get('rounds', 0)} rounds"
+    if back := metrics.get("rolled_back"):
+        yield f"{len(back)} rounds were taken back and done again, as the score on held-out rows fell"
     kept = spec.rounds == "kept"
     state = "kept by each contributor across rounds, outer momentum" if kept else "fresh each round"
     yield f"AdamW ({state}), peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (

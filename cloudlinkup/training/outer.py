@@ -52,11 +52,11 @@ class Published:
         """Takes a round's averaged update, v = momentum v + update, weights += update + momentum v (the form of torch's
         SGD, outer learning rate 1); returns the delta to send. Without momentum there is no velocity. Raises ValueError
         as `advance`, and changes nothing then."""
-        if not momentum:
-            delta = self.advance(self.weights + update)
-            self.velocity = None
-            return delta
         with np.errstate(over="ignore"):
+            if not momentum:
+                delta = self.advance(self.weights + update)
+                self.velocity = None
+                return delta
             velocity = (update if self.velocity is None else np.float32(momentum) * self.velocity + update).astype("f4")
             weights = self.weights + update + np.float32(momentum) * velocity
         delta = self.advance(weights)
