@@ -151,7 +151,64 @@ class TransformerSpec(_Checked):
         return self.context
 
 
-ModelSpec = Annotated[MlpSpec | CnnSpec | SequentialSpec | TransformerSpec, Field(discriminator="kind")]
+class BaseWeights(Frozen):
+    """A model.safetensors that somebody trained before; it is used only if its SHA-256 is this."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=2_000)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Lora(Frozen):
+    """Adapters of `rank` beside the layers named in `targets`, scaled by alpha / rank."""
+
+    rank: Annotated[int, Field(strict=True, ge=1, le=caps.RANK)] = 8
+    alpha: Annotated[int, Field(strict=True, ge=1, le=1_024)] = 16
+    targets: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
+
+
+class HuggingFaceSpec(Frozen):
+    """A language model of the transformers library (docs/finetuning.md). `config`: its config.json. `lora`: what is
+    trained of it; null: all of it. `weights`: what it begins with, or stands on."""
+
+    kind: Literal["huggingface"]
+    config: dict[str, Any]
+    lora: Lora | None = None
+    weights: BaseWeights | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_form(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        from cloudlinkup.training.networks import huggingface_config as hub
+
+        config, lora = hub.canonical(given.get("config")), given.get("lora")
+        if isinstance(lora, dict):
+            order, named = hub.targets(config), lora.get("targets", hub.usual_targets(config))
+            if not isinstance(named, list | tuple) or not named or set(map(str, named)) - set(order):
+                raise ValueError(f"model.lora.targets must be a list of some of {', '.join(order)}")
+            lora = {**lora, "targets": tuple(name for name in order if name in named)}
+        return {**given, "config": config, **({} if lora is None else {"lora": lora})}
+
+    @model_validator(mode="after")
+    def _stands_on_something(self) -> Self:
+        if self.lora is not None and self.weights is None:
+            raise ValueError("model.weights must name the base that the adapters of model.lora stand on")
+        return self
+
+
+ModelSpec = Annotated[
+    MlpSpec | CnnSpec | SequentialSpec | TransformerSpec | HuggingFaceSpec, Field(discriminator="kind")
+]
+
+
+def for_training(model: ModelSpec) -> tuple[dict[str, Any], str | None]:
+    """What the training spec says of a job's model: its model object, and the hash of what is not trained of it."""
+    document = model.model_dump(mode="json")
+    if not isinstance(model, HuggingFaceSpec):
+        return document, None
+    weights = document.pop("weights")
+    return document, None if model.lora is None or weights is None else weights["sha256"]
 
 
 def refused_model(error: ValueError, model: dict[str, Any], shape: str = "(as given)") -> BadInput:

@@ -15,6 +15,7 @@ from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.tables.prepared import Prepared
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.quote import Quote, requote
 from models.reasons import Goal
@@ -23,6 +24,7 @@ from tasks.calibrated import replay_classes
 from tasks.peers import verified
 from tasks.pilot import settle_rate
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
+from tasks.pretrained import BASE, fetch_base
 from tasks.quoted import remember_quoted, scratch
 from tasks.trials import plan_search
 
@@ -39,17 +41,25 @@ async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | No
     with scratch(settings.home) as place:
         data = await load_data(job, settings.file_roots, place)
         await asyncio.to_thread(lambda: remember_quoted(settings.home, job, data.hash))
-        return await _quote(job, data, settings, goal, own_hourly)
+        base = await fetch_base(job, data.spec, settings.file_roots, place / BASE)
+        return await _quote(job, data, base, settings, goal, own_hourly)
 
 
-async def _quote(job: JobSpec, data: Prepared, settings: Settings, goal: Goal | None, own_hourly: str | None) -> Quote:
+async def _quote(
+    job: JobSpec,
+    data: Prepared,
+    base: FrozenWeights | None,
+    settings: Settings,
+    goal: Goal | None,
+    own_hourly: str | None,
+) -> Quote:
     data, rates = await settle_rate(job, data)
     work = None
     if job.search is None:
-        reference = await profile(data, settings)
-        facts = await asyncio.to_thread(job_facts, job, data, reference, settings.home)
+        reference = await profile(data, settings, base if data.spec.frozen else None)
+        facts = await asyncio.to_thread(job_facts, job, data, reference, settings.home, base)
     else:
-        plan = await plan_search(job, data, settings)
+        plan = await plan_search(job, data, settings, base)
         facts, work = plan.facts[0], plan.work
         reference = facts.profile
     facts = facts.model_copy(update={"rates": rates})

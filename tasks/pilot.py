@@ -22,8 +22,8 @@ async def settle_rate(job: JobSpec, data: Prepared, kept: Path | None = None) ->
     where the job names a rate. `kept`: the file that the choice is stored in, and read from. Raises BadInput."""
     if job.train.lr != "auto":
         return data, {}
-    if data.spec.frozen is not None:
-        problem = "the pilot trains whole networks, and this one has tensors that are not trained"
+    if getattr(job.model, "weights", None) is not None:
+        problem = "the pilot begins with drawn weights, and this network with those of a base"
         raise BadInput("train.lr", "auto", problem, "give a number: 0.001 is usual for LoRA")
     losses = await asyncio.to_thread(_losses, data, kept)
     chosen = replace(data, spec=replace(data.spec, lr=choose_rate(losses)))

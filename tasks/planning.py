@@ -86,9 +86,10 @@ async def profile(data: Prepared, settings: Settings, frozen: FrozenWeights | No
 
 
 def job_facts(
-    job: JobSpec, data: Prepared, reference: ReferenceProfile, home: Home, frozen: FrozenWeights | None = None
+    job: JobSpec, data: Prepared, reference: ReferenceProfile, home: Home, base: FrozenWeights | None = None
 ) -> JobFacts:
     """What planning needs of the job. Blocks for seconds where this network was never traced here before."""
+    frozen = base if base is not None and data.spec.frozen is not None else {}
     return JobFacts(
         features=traced(data.spec, home),
         samples=job.train.samples,
@@ -99,7 +100,7 @@ def job_facts(
             data.spec,
             parameter_count(data.spec),
             data.features.nbytes + data.targets.nbytes,
-            sum(tensor.nbytes for tensor in (frozen or {}).values()),
+            sum(tensor.nbytes for tensor in frozen.values()),
         ),
         extra=needed_extra(data.spec),
         kept=data.spec.rounds == "kept",

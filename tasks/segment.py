@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.tables.prepared import Prepared
-from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.outer import Published
 from models.facts import JobFacts
 from tasks.context import Run
 from tasks.pilot import settle_rate
 from tasks.planning import job_facts, load_data, profile
+from tasks.pretrained import load_base, start_of
 from tasks.quoted import check_quoted
 from tasks.trials import SEARCH, load_trials, plan_search
 
@@ -37,11 +36,12 @@ async def segment(run: Run) -> None:
             await _prepare(run)
         run.prepared = await asyncio.to_thread(Prepared.load, run.folder / PREPARED)
         run.prepared, rates = await settle_rate(run.job, run.data, run.folder / RATE)
+        await load_base(run)
         if run.job.search is not None:
             await _search(run, rates)
         if not (run.folder / FACTS).exists():
-            reference = await profile(run.data, run.settings)
-            facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home)
+            reference = await profile(run.data, run.settings, run.frozen)
+            facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home, run.base)
             run.write(FACTS, facts.model_copy(update={"rates": rates}).model_dump_json().encode())
         run.published = await asyncio.to_thread(_weights, run)
     if run.state.stage == "segment":
@@ -64,7 +64,7 @@ async def _prepare(run: Run) -> None:
 async def _search(run: Run, rates: dict[str, float]) -> None:
     """The job's independent trainings instead of its one."""
     if not (run.folder / SEARCH).exists():
-        plan = await plan_search(run.job, run.data, run.settings)
+        plan = await plan_search(run.job, run.data, run.settings, run.base)
         run.write(FACTS, plan.facts[0].model_copy(update={"rates": rates}).model_dump_json().encode())
         run.write(SEARCH, plan.model_dump_json().encode())
     await asyncio.to_thread(load_trials, run)
@@ -79,4 +79,4 @@ def _weights(run: Run) -> Published:
     kept = run.folder / f"weights-{run.state.generation}.bin"
     if run.state.generation and kept.exists():
         return Published.from_bytes(kept.read_bytes())
-    return Published(np.ascontiguousarray(initial_weights(run.data.spec), dtype=np.float32))
+    return Published(start_of(run.data.spec, run.base))

@@ -17,11 +17,13 @@ import numpy as np
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
+from cloudlinkup.model_spec import for_training
 from cloudlinkup.tables.prepared import Prepared
-from cloudlinkup.training.architectures import check_spec, initial_weights, parameter_count, with_micro_batch
+from cloudlinkup.training.architectures import check_spec, parameter_count, with_micro_batch
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.evaluate import score
 from cloudlinkup.training.headline import better
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.spec import TrainingSpec
@@ -44,6 +46,7 @@ from models.trials import (
 from tasks.context import Run
 from tasks.orders import update_name
 from tasks.planning import job_facts, profile
+from tasks.pretrained import start_of
 from tasks.state import Partition, RoundState, TrialState
 from tasks.subject import Subject, trial_rows
 
@@ -67,7 +70,9 @@ class SearchPlan(Frozen):
     facts: tuple[JobFacts, ...]
 
 
-async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> SearchPlan:
+async def plan_search(
+    job: JobSpec, data: Prepared, settings: Settings, base: FrozenWeights | None = None
+) -> SearchPlan:
     """Expands, checks and times the trainings: about a second for each network that differs. Raises BadInput."""
     trials, found = expand(job), []
     segment = segment_steps(trials)
@@ -77,9 +82,9 @@ async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> Searc
     known: dict[tuple[str, int], JobFacts] = {}
     for trial in trials:
         one = trial.job
-        model = one.model.model_dump(mode="json")
+        model, frozen = for_training(one.model)
         lr = data.spec.lr if one.train.lr == "auto" else one.train.lr
-        spec = replace(data.spec, model=model, batch=one.train.batch, lr=lr, seed=one.train.seed)
+        spec = replace(data.spec, model=model, frozen=frozen, batch=one.train.batch, lr=lr, seed=one.train.seed)
         try:
             check_spec(spec)
             spec = with_micro_batch(spec, one.train.micro_batch)
@@ -88,9 +93,9 @@ async def plan_search(job: JobSpec, data: Prepared, settings: Settings) -> Searc
             raise BadInput("search", trial.number, problem, "leave that combination out") from None
         key, like = json.dumps(model), replace(data, spec=spec)
         if key not in profiles:
-            profiles[key] = await profile(like, settings)
+            profiles[key] = await profile(like, settings, base if spec.frozen else None)
         if (key, spec.batch) not in known:
-            facts = await asyncio.to_thread(job_facts, one, like, profiles[key], settings.home)
+            facts = await asyncio.to_thread(job_facts, one, like, profiles[key], settings.home, base)
             known[key, spec.batch] = facts
         found.append((trial, spec, (key, spec.batch)))
     seconds = {kind: facts.profile.step_seconds(facts.batch) for kind, facts in known.items()}
@@ -142,7 +147,7 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
     if state.generation and kept.exists():
         published = Published.from_bytes(kept.read_bytes())
     else:
-        published = Published(np.ascontiguousarray(initial_weights(spec), dtype=np.float32))
+        published = Published(start_of(spec, run.base))
     return Subject(
         spec=spec,
         published=published,
@@ -151,7 +156,7 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
         weight=plan.work.weights[number],
         fold=trial.fold,
         facts=plan.facts[trial.facts],
-        frozen=run.frozen,
+        frozen=None if spec.frozen is None else run.base,
     )
 
 

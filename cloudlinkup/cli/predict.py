@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 MAX_TEXT = 64 * 2**20  # bytes
 
 
-def predict(folder: Path, data: Path, /, *, generate: int | None = None, seed: int = 0) -> None:
+def predict(
+    folder: Path, data: Path, /, *, generate: int | None = None, seed: int = 0, base: Path | None = None
+) -> None:
     """Predict on the rows of a CSV or Parquet file, or score a text, with a folder that `download` made.
 
     Parameters
@@ -29,6 +31,8 @@ def predict(folder: Path, data: Path, /, *, generate: int | None = None, seed: i
         Write so many tokens that follow the text, instead of scoring it.
     seed
         What they are drawn by.
+    base
+        For adapters: the model.safetensors that they stand on, or its folder.
     """
     if not folder.is_dir():
         raise BadInput("folder", str(folder), "there is no such folder", "`cloudlinkup download REQUEST` makes one")
@@ -38,7 +42,7 @@ def predict(folder: Path, data: Path, /, *, generate: int | None = None, seed: i
     from cloudlinkup.sdk.delivered import load_model
     from cloudlinkup.sdk.language import LanguageModel
 
-    model = load_model(folder)
+    model = load_model(folder, base)
     if isinstance(model, LanguageModel):
         _text(model, data, generate, seed)
         return

@@ -26,7 +26,7 @@ def model_card(
     title = "A language model" if isinstance(recipe, TextRecipe) else f"A {spec.task} model for `{recipe.label}`"
     sections = (
         f"# {title}\n\n{_network(spec, parameters)}{_blend(metrics)}",
-        _use(recipe),
+        _use(spec, recipe),
         _part("Result", _result(metrics)),
         _part("Data", _data(spec, recipe, metrics)),
         _part("Training", _training(spec, metrics, receipt)),
@@ -42,8 +42,21 @@ def _part(title: str, lines: Iterable[str]) -> str:
 
 
 def _network(spec: TrainingSpec, parameters: int) -> str:
+    if spec.model.get("kind") == "huggingface":
+        return _language_model(spec, parameters)
     sizes = "; ".join(f"{key} {json.dumps(value)}" for key, value in spec.model.items() if key != "kind")
     return f"`{spec.model.get('kind')}` ({sizes}), {parameters:,} parameters."
+
+
+def _language_model(spec: TrainingSpec, parameters: int) -> str:
+    kind, lora = spec.model["config"]["model_type"], spec.model["lora"]
+    if lora is None:
+        return f"`{kind}` of the transformers library (`config.json`), {parameters:,} parameters, all of them trained."
+    return (
+        f"LoRA adapters for a `{kind}` of the transformers library: rank {lora['rank']}, alpha {lora['alpha']}, on"
+        f" {', '.join(lora['targets'])}; {parameters:,} trained parameters. They work on one base alone: the"
+        f" `model.safetensors` with SHA-256 `{spec.frozen}`, which is not in this folder."
+    )
 
 
 def _blend(metrics: Facts) -> str:
@@ -51,9 +64,9 @@ def _blend(metrics: Facts) -> str:
     return f" {count} of them, trained apart; the answer is the mean of theirs." if count else ""
 
 
-def _use(recipe: Recipe) -> str:
+def _use(spec: TrainingSpec, recipe: Recipe) -> str:
     if isinstance(recipe, TextRecipe):
-        return _use_on_text()
+        return _use_on_text(adapters=spec.frozen is not None)
     back = "its own words" if recipe.classes is not None else "its own unit"
     return f"""```python
 import pandas as pd
@@ -66,16 +79,31 @@ model.predict(pd.read_csv("rows.csv"))  # raw rows in, `{recipe.label}` in {back
 On the command line: `cloudlinkup predict . rows.csv`. No file here is code or a pickle."""
 
 
-def _use_on_text() -> str:
-    return """```python
+def _use_on_text(*, adapters: bool) -> str:
+    base, option = (', base="BASE"', " --base BASE") if adapters else ("", "")
+    peft = (
+        ""
+        if not adapters
+        else """
+
+`BASE` is the base's folder, or its file. With peft alone:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), ".")
+```"""
+    )
+    return f"""```python
 from cloudlinkup import load_model
 
-model = load_model(".")  # a torch module
+model = load_model("."{base})  # a torch module
 model.predict(["Some text."])  # the perplexity of each text
 model.generate("Some te", tokens=100, seed=0)  # what follows
 ```
 
-On the command line: `cloudlinkup predict . text.txt`. No file here is code or a pickle."""
+On the command line: `cloudlinkup predict . text.txt{option}`. No file here is code or a pickle.{peft}"""
 
 
 def _result(metrics: Facts) -> Iterable[str]:

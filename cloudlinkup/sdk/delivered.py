@@ -1,6 +1,7 @@
 """The delivered model: a folder that a person uses without us, and that loads without trusting anybody's pickle.
 
-weights.safetensors   the network's tensors by layer (0.weight, 0.bias, 2.weight, ...)
+weights.safetensors   the network's tensors by layer (0.weight, 0.bias, 2.weight, ...); of a huggingface model
+                      model.safetensors, or adapter_model.safetensors, with their config (adapters.py)
 spec.json             the training spec; its hash stood in every order
 preprocessing.json    the recipe from raw rows to features, and back to the label's own words
 metrics.json          score on the held-out rows and how it was reached, with the weights' SHA-256
@@ -33,20 +34,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.sdk.adapters import WEIGHTS, open_base, weights_name, write_config
 from cloudlinkup.sdk.card import model_card
 from cloudlinkup.sdk.language import LanguageModel
 from cloudlinkup.sdk.plot import Line, line_plot
 from cloudlinkup.tables.prepared import read_recipe
 from cloudlinkup.tables.recipe import Preprocessing
 from cloudlinkup.tables.text import TextRecipe
-from cloudlinkup.training.architectures import build_with, parameter_count
+from cloudlinkup.training.architectures import build_with, layout, parameter_count
+from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WEIGHTS, SPEC, RECIPE, METRICS, CURVE, RECEIPT, README = (
-    "weights.safetensors",
+SPEC, RECIPE, METRICS, CURVE, RECEIPT, README = (
     "spec.json",
     "preprocessing.json",
     "metrics.json",
@@ -134,7 +136,13 @@ class Blend(torch.nn.Module):
 
 
 def _tensors(spec: TrainingSpec, weights: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in build_with(spec, weights).state_dict().items()}
+    found, start = {}, 0
+    for tensor in layout(spec):
+        found[tensor.name] = weights[start : start + tensor.size].reshape(tensor.shape)
+        start += tensor.size
+    if start != len(weights):
+        raise ValueError(f"{len(weights)} weights where the network trains {start}")
+    return found
 
 
 def write_delivery(
@@ -152,9 +160,10 @@ def write_delivery(
     """
     if spec.inputs != preprocessing.inputs:
         raise ValueError("the recipe makes another number of features than the network takes")
-    packed = save(_tensors(spec, weights), metadata={"spec": spec.hash})
+    packed = save(_tensors(spec, np.ascontiguousarray(weights)), metadata={"spec": spec.hash, "format": "pt"})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(packed)
+    (folder / weights_name(spec)).write_bytes(packed)
+    write_config(folder, spec)
     _write_documents(folder, spec, preprocessing, {**metrics, "weights_sha256": hashlib.sha256(packed).hexdigest()})
     if receipt is not None:
         (folder / RECEIPT).write_text(json.dumps(receipt, indent=2, allow_nan=False) + "\n")
@@ -199,8 +208,10 @@ def write_card(folder: Path) -> None:
     (folder / README).write_text(model_card(spec, parameter_count(spec), recipe, metrics, told))
 
 
-def load_model(folder: str | Path) -> Any:
+def load_model(folder: str | Path, base: str | Path | None = None) -> Any:
     """The model in a delivered folder: a DeliveredModel, or a LanguageModel where it was trained on text.
+
+    `base`: for adapters, the model.safetensors that they stand on, or its folder.
 
     Raises BadInput when a file is missing, altered or does not fit the others.
     """
@@ -216,7 +227,7 @@ def load_model(folder: str | Path) -> Any:
         if isinstance(recipe, TextRecipe):
             if recipe.vocabulary > spec.outputs:
                 raise ValueError(f"{RECIPE} has more tokens than {SPEC}")
-            return LanguageModel(spec, _single(where, metrics, spec), recipe, metrics).eval()
+            return LanguageModel(spec, _single(where, metrics, spec, open_base(spec, base)), recipe, metrics).eval()
         if recipe.classes is not None and len(recipe.classes) != spec.outputs:
             raise ValueError(f"{RECIPE} has another number of classes than {SPEC}")
         network = _blended(where, metrics, spec) if "blend" in metrics else _single(where, metrics, spec)
@@ -230,11 +241,14 @@ def load_model(folder: str | Path) -> Any:
         raise BadInput("folder", str(where), str(error), "download the model again") from None
 
 
-def _single(where: Path, metrics: Mapping[str, Any], spec: TrainingSpec) -> torch.nn.Module:
-    packed = _read(where / WEIGHTS, MAX_WEIGHTS)
+def _single(
+    where: Path, metrics: Mapping[str, Any], spec: TrainingSpec, frozen: FrozenWeights | None = None
+) -> torch.nn.Module:
+    name = weights_name(spec)
+    packed = _read(where / name, MAX_WEIGHTS)
     if hashlib.sha256(packed).hexdigest() != metrics.get("weights_sha256"):
-        raise ValueError(f"{WEIGHTS} is not the file whose hash stands in {METRICS}")
-    return build_with(spec, _flat(spec, load(packed)))
+        raise ValueError(f"{name} is not the file whose hash stands in {METRICS}")
+    return build_with(spec, _flat(spec, load(packed)), frozen)
 
 
 def _blended(where: Path, metrics: Mapping[str, Any], spec: TrainingSpec) -> torch.nn.Module:
@@ -252,10 +266,10 @@ def _blended(where: Path, metrics: Mapping[str, Any], spec: TrainingSpec) -> tor
     return Blend(networks, classes=spec.task == "classification")
 
 
-def predict(folder: str | Path, rows: pd.DataFrame | str | Sequence[str]) -> np.ndarray:
+def predict(folder: str | Path, rows: pd.DataFrame | str | Sequence[str], base: str | Path | None = None) -> np.ndarray:
     """`load_model(folder).predict(rows)`: rows of a table, or texts for a language model. Raises BadInput for the
     other of the two."""
-    model = load_model(folder)
+    model = load_model(folder, base)
     if isinstance(model, LanguageModel):
         if not isinstance(rows, str | list | tuple):
             raise BadInput("data", type(rows).__name__, "this model takes text", "give a text, or a list of texts")
@@ -277,8 +291,8 @@ def _flat(spec: TrainingSpec, tensors: dict[str, np.ndarray]) -> np.ndarray:
     expected = _tensors(spec, np.zeros(parameter_count(spec), np.float32))
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != shapes:
-        raise ValueError(f"the tensors in {WEIGHTS} are not those of {SPEC}")
+        raise ValueError(f"the tensors in {weights_name(spec)} are not those of {SPEC}")
     flat = np.concatenate([tensors[name].reshape(-1) for name in expected])
     if not np.isfinite(flat).all():
-        raise ValueError(f"{WEIGHTS} holds values that are not finite")
+        raise ValueError(f"{weights_name(spec)} holds values that are not finite")
     return flat

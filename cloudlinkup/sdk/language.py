@@ -18,6 +18,7 @@ import torch
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.tables.text import TextRecipe
+from cloudlinkup.training.architectures import flat_weights
 from cloudlinkup.training.metrics import log_softmax
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.wire.hashes import digest
@@ -43,8 +44,8 @@ class LanguageModel(torch.nn.Module):
 
     @property
     def weights(self) -> np.ndarray:
-        """All parameters as one flat fp32 vector."""
-        return np.concatenate([p.detach().cpu().float().numpy().reshape(-1) for p in self.network.parameters()])
+        """What was trained, as one flat fp32 vector."""
+        return flat_weights(self.network)
 
     def forward(self, texts: str | Sequence[str] | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Texts to perplexities, as `predict`; a tensor of tokens (rows, context) to the network's logits."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.model_spec import ModelSpec, refused_model
+from cloudlinkup.model_spec import ModelSpec, for_training, refused_model
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.recipe import (
     MAX_WORDS,
@@ -97,7 +97,7 @@ def spec_of(
     job: JobSpec, inputs: int, outputs: int, rows: int, class_weights: tuple[float, ...] | None = None
 ) -> TrainingSpec:
     """What every shard of the job is trained from. `rows`: that are trained on. Raises BadInput("model...")."""
-    model = job.model.model_dump(mode="json")
+    model, frozen = for_training(job.model)
     spec = TrainingSpec(
         task=job.task,
         model=model,
@@ -109,6 +109,7 @@ def spec_of(
         precision=job.train.precision,
         class_weights=class_weights,
         rounds=rounds_of(job, rows),
+        frozen=frozen,
     )
     try:
         check_spec(spec)

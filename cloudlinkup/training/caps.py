@@ -18,6 +18,7 @@ CONTEXT = 4_096  # tokens of a language model's window
 INPUTS = 100_000
 OUTPUTS = 65_536  # classes or targets
 VOCABULARY = 262_144
+RANK = 256  # of adapters
 PARAMETERS = 50_000_000  # that are trained
 BATCH = 65_536
 ACTIVATIONS = 2**29  # numbers that a pass keeps for one row: 2 GiB in fp32

@@ -5,45 +5,58 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cloudlinkup.crypto.seal import sealed_size
-from cloudlinkup.training.architectures import base_tensors, initial_weights, parameter_count
+from cloudlinkup.errors import BadInput
+from cloudlinkup.sdk.delivered import load_model
+from cloudlinkup.training.architectures import flat_base, parameter_count
 from cloudlinkup.training.evaluate import evaluate
-from cloudlinkup.training.frozen import open_frozen
-from cloudlinkup.training.outer import Published
+from cloudlinkup.training.frozen import file_hash
 from cloudlinkup.training.quantize import encoded_size
+from cloudlinkup.types import parse_job
 from cloudlinkup.verify.evidence import recheck
-from models.facts import ReferenceProfile
-from tasks.planning import job_facts
-from tasks.pretrained import BASE
+from tasks.deliver import _write
+from tasks.pretrained import BASE, seal_frozen
 from tasks.rebalance import _advance
-from tasks.segment import FACTS
-from tests.tasks.conftest import STEP, Rig
+from tasks.segment import FACTS, segment, stored_facts
+from tests.tasks.conftest import JOB, STEP, Rig
 from tests.tasks.test_audit import SkipsOneStepInTen
-from tests.training.tiny_language_models import lora_spec, windows, write_base
+from tests.training.tiny_language_models import LENGTH, config, write_base
 
 SMALL = 40_000  # bytes of orders, signatures and frames that a call takes beside its blobs
 
 
+def language_job(rig: Rig, base: Path, **model: Any) -> None:
+    """The rig's job becomes a fine-tuning one, with nothing prepared yet."""
+    run = rig.run
+    run.prepared, run.settings = None, replace(run.settings, file_roots=(rig.folder.resolve(),))
+    (rig.folder / "notes.txt").write_text("".join(f"line {k} of a text that is to be learnt\n" for k in range(80)))
+    weights = {"uri": str(base), "sha256": file_hash(base)}
+    lora = {"rank": 3, "alpha": 6, "targets": ["v_proj", "q_proj"]}
+    document = JOB | {
+        "data": {"uri": str(rig.folder / "notes.txt"), "format": "text", "context": LENGTH, "holdout": 0.2},
+        "task": "next_token",
+        "model": {"kind": "huggingface", "config": config("bytes"), "lora": lora, "weights": weights} | model,
+        "train": {"samples": 8_000, "batch": 4, "seed": 5, "lr": 0.02, "rounds": "stateless"},
+    }
+    run.job = parse_job(document)
+    (run.folder / FACTS).unlink(missing_ok=True)
+
+
 @pytest.fixture
-def adapting(rig: Rig, tmp_path: Path) -> Rig:
-    """The rig with a language model whose adapters are trained, on a base of random weights."""
-    run, base = rig.run, write_base(tmp_path / "base", "qwen2 wide")
-    spec = replace(lora_spec(base, "qwen2 wide"), lr=0.02)
-    (run.folder / BASE).write_bytes(base.read_bytes())
-    run.base = open_frozen(run.folder / BASE, base_tensors(spec))
-    x, y = windows(120)
-    rows = {"features": x[:100], "targets": y[:100], "holdout_features": x[100:], "holdout_targets": y[100:]}
-    run.prepared = replace(run.data, **rows, spec=spec)
-    run.published = Published(initial_weights(spec))
-    reference = ReferenceProfile(overhead=0.01, per_sample=1e-4)
-    facts = job_facts(run.job, run.data, reference, run.settings.home, run.frozen)
+async def adapting(rig: Rig) -> Rig:
+    """The rig with a language model whose adapters are trained, on a base of random weights, once it is segmented."""
+    base = write_base(rig.folder / "base", "bytes")
+    language_job(rig, base)
+    await segment.fn(rig.run)
+    base.unlink()  # the job has its own
+    facts = stored_facts(rig.run)
     assert facts.extra.startswith("huggingface transformers 5.")
-    assert facts.memory > base.stat().st_size
-    run.write(FACTS, facts.model_dump_json().encode())
+    assert facts.memory > (rig.run.folder / BASE).stat().st_size
     return rig
 
 
@@ -67,6 +80,13 @@ async def test_two_rounds_move_the_base_once_and_then_adapters_alone(adapting: R
         assert run.round is not None
         _advance(run, run.round)
     assert evaluate(run.data.spec, run.weights.published, *held(run), frozen=run.frozen).loss < before
+    run.state.generation = run.weights.rounds
+    _write(run)
+    base_again = write_base(adapting.folder / "base", "bytes")
+    model = load_model(run.folder / "delivered", base=base_again)
+    np.testing.assert_array_equal(model.weights, run.weights.published)
+    assert model.metrics["score"] == pytest.approx(run.state.score)
+    assert len(model.generate("line 7 of ", tokens=4)) > 0
     assert [kind for _, kind in adapting.cluster.calls].count("train") == 6
 
 
@@ -93,12 +113,10 @@ async def test_a_contributor_refuses_another_base_and_deletes_the_right_one_with
     await adapting.begin()
     kept = run.state.frozen
     assert kept is not None
-    other = write_base(adapting.folder / "other", "qwen2 wide", seed=1).read_bytes()
+    other = write_base(adapting.folder / "other", "bytes", seed=1).read_bytes()
     assert hashlib.sha256(other).hexdigest() != run.data.spec.frozen
     (run.folder / BASE).write_bytes(other)
     run.state.frozen = None
-    from tasks.pretrained import seal_frozen
-
     await seal_frozen(run)
     assert {(e.outcome, e.reason.partition(":")[0]) for e in await adapting.send()} == {("refused", "hash")}
     assert not list(adapting.folder.glob("*/jobs/*/frozen-*"))
@@ -115,3 +133,32 @@ async def test_who_lacks_the_extra_refuses_the_order(adapting: Rig) -> None:
     *_, plain = await adapting.train(segments=1)
     assert (plain.outcome, plain.reason.partition(":")[0]) == ("refused", "spec")
     assert "huggingface" in plain.reason
+
+
+async def test_all_of_a_base_may_be_trained(rig: Rig) -> None:
+    run, base = rig.run, write_base(rig.folder / "base", "bytes", half=True)
+    language_job(rig, base, lora=None)
+    await segment.fn(run)
+    assert run.data.spec.frozen is None and run.frozen is None and run.base is not None
+    np.testing.assert_array_equal(run.weights.published, flat_base(run.data.spec, run.base))
+    entries = await rig.train(segments=1)
+    assert [entry.outcome for entry in entries] == ["committed"] * 2, [entry.reason for entry in entries]
+    assert (await rig.audit(entries[0])).accepted
+
+
+REFUSED = {
+    "the wrong hash": ({"weights": {"uri": "base/model.safetensors", "sha256": "0" * 64}}, "model.weights.sha256"),
+    "no such file": ({"weights": {"uri": "missing.safetensors", "sha256": "0" * 64}}, "model.weights.uri"),
+    "another network": ({"config": config("bytes") | {"num_hidden_layers": 2}}, "model.weights.uri"),
+    "too small a vocabulary": ({"config": config("qwen2")}, "data.tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_base_that_does_not_fit_is_refused_before_anything_is_locked(rig: Rig, name: str) -> None:
+    changes, field = REFUSED[name]
+    language_job(rig, write_base(rig.folder / "base", "bytes"), **changes)
+    with pytest.raises(BadInput) as refused:
+        await segment.fn(rig.run)
+    assert refused.value.field == field
+    assert refused.value.fix

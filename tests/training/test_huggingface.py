@@ -30,7 +30,6 @@ from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from tests.training.tiny_language_models import (
     CONFIGS,
     LENGTH,
-    VOCABULARY,
     config,
     lora_spec,
     spec,
@@ -67,7 +66,7 @@ def test_the_layout_is_that_of_the_built_network(tmp_path: Path, name: str) -> N
         assert own_names(empty(one)) == own_names(module)
         np.testing.assert_array_equal(flat_weights(module), initial_weights(one))
         logits = module(torch.from_numpy(windows()[0][:2]))
-        assert logits.shape == (2, LENGTH, VOCABULARY) and logits.dtype == torch.float32
+        assert logits.shape == (2, LENGTH, config(name)["vocab_size"]) and logits.dtype == torch.float32
     assert torch.equal(drawn, torch.get_rng_state())
     assert parameters(config(name)) == parameter_count(full) > 5 * parameter_count(adapted)
 

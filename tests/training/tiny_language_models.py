@@ -47,9 +47,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 TARGETS = {"gpt2": ["c_attn", "c_fc"]}
 
 
+CONFIGS["bytes"] = {"model_type": "qwen2", **CONFIGS["qwen2 wide"], "vocab_size": 256}
+
+
 def config(name: str) -> dict[str, Any]:
     """Canonical."""
-    return canonical({"model_type": name.partition(" ")[0], **CONFIGS[name]})
+    return canonical(document(name))
+
+
+def document(name: str) -> dict[str, Any]:
+    """As in config.json."""
+    return {"model_type": name.partition(" ")[0], **CONFIGS[name]}
 
 
 def write_base(folder: Path, name: str = "qwen2", *, seed: int = 0, scale: float = 0.3, half: bool = False) -> Path:
@@ -62,7 +70,7 @@ def write_base(folder: Path, name: str = "qwen2", *, seed: int = 0, scale: float
         tensors[key] = (start + scale * rng.standard_normal(shape)).astype(np.float16 if half else np.float32)
     path = folder / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"model_type": name.partition(" ")[0], **CONFIGS[name]}))
+    (folder / "config.json").write_text(json.dumps(document(name)))
     return path
 
 
@@ -83,7 +91,7 @@ def spec(name: str = "qwen2", **changes: Any) -> TrainingSpec:
         "task": "next_token",
         "model": {"kind": "huggingface", "config": config(name), "lora": None},
         "inputs": LENGTH,
-        "outputs": VOCABULARY,
+        "outputs": config(name)["vocab_size"],
         "batch": 4,
         "lr": 0.01,
         "seed": 5,

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "huggingface"
-MAX_RANK = 256
 STANDARD_DEVIATION = 0.02  # of drawn matrices, as the library's configs have it
 _PEFT = "base_model.model."  # before each name in peft's own files
 
@@ -146,7 +145,7 @@ def check_lora(lora: object, config: Mapping[str, Any]) -> None:
     """Raises ValueError for what are not rank, alpha and targets of this network, targets in its order."""
     if not isinstance(lora, dict) or set(lora) != {"rank", "alpha", "targets"}:
         raise ValueError("model.lora must have exactly rank, alpha, targets, or be null")
-    whole("model.lora.rank", lora["rank"], 1, MAX_RANK)
+    whole("model.lora.rank", lora["rank"], 1, caps.RANK)
     whole("model.lora.alpha", lora["alpha"], 1, 1_024)
     allowed, named = hub.targets(config), lora["targets"]
     if not isinstance(named, list) or not named or named != [name for name in allowed if name in named]:

@@ -221,6 +221,11 @@ def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
     return ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+def usual_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What LoRA adapts where a job does not say: queries and values, as in its authors' experiments."""
+    return ("c_attn",) if config["model_type"] == "gpt2" else ("q_proj", "v_proj")
+
+
 def parameters(config: Mapping[str, Any]) -> int:
     """Of the whole network, without listing its tensors twice where they are tied."""
     return sum(prod(tensor.shape) for tensor in tensors(config))
