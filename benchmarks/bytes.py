@@ -1,0 +1,217 @@
+"""Score against bytes, the audit's included: rounds over unequal contributors beside per-step data parallel training.
+
+    python -m benchmarks.bytes [--problems digits,cnn,mc] [--seeds 3] [--first 200] [--keep FOLDER] [--json]
+
+Ours is the product's training in one process: the segment runner, int4 both ways, `aggregate` (robust from four on),
+`Published.step`, optimizer state packed between rounds; no gateway, no payment, and every segment verifies.
+Contributors are as fast as 1:2:4:8 and do as much, nobody over a third (as the planner has it). Rounds are what "auto"
+chooses: stateless, or kept with 25 steps a contributor and round, 15 for text.
+
+The baseline is per-step data parallel training (DDP) at equal samples: one AdamW, the same schedule, batches of four
+times a contributor's, and 8 bytes a parameter, worker and step over a star. *single*: one worker, at a contributor's
+batch, which takes four times as many steps: no bytes at all, and the quality that a job gives up to be quick.
+
+Differences are paired by seed, with a 95% t interval: points of accuracy (ours less DDP), or % of the loss (a minus is
+better). "bytes": DDP's over ours, update, published differences and what the audit is expected to open: from four
+contributors on the moments of half of the shards, where state is kept. A first round's snapshot is not counted, nor the
+rows. Ways beside ours: the plain mean instead of the rule; 16 contributors (four each of 1:2:4:8; DDP then has 16
+workers); a quarter of the seats changing hands after each round, which begin afresh.
+
+Seeds from 200 on were not used for any choice. Runs are kept in a folder and not done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from benchmarks.training_problems import PROBLEMS, WORKERS, Problem
+from cloudlinkup.training.aggregate import MOST_WEIGHT, aggregate, capped
+from cloudlinkup.training.architectures import initial_weights
+from cloudlinkup.training.data import shard_rows
+from cloudlinkup.training.evaluate import evaluate
+from cloudlinkup.training.moments import moments_size, unpack_moments
+from cloudlinkup.training.outer import Published
+from cloudlinkup.training.quantize import dequantise, quantise
+from cloudlinkup.training.schedule import outer_momentum
+from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.training.states import moments_of
+from cloudlinkup.wire.hashes import digest, sha256
+
+SPEEDS = (1, 2, 4, 8)
+LOCAL = {"stateless": 50, "kept": 25, "text": 15}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a job is trained: in one place, as `workers` do that share every step, or (0) in rounds by contributors."""
+
+    name: str
+    contributors: int = WORKERS
+    workers: int = 0
+    robust: bool = True
+    churn: float = 0.0
+
+
+WAYS = (
+    Way("DDP", workers=WORKERS),
+    Way("single", workers=1),
+    Way("ours"),
+    Way("ours, plain mean", robust=False),
+    Way("ours, 25% churn", churn=0.25),
+    Way("DDP, 16", workers=16, contributors=16),
+    Way("ours, 16", contributors=16),
+)
+BASELINES = {"ours, 16": "DDP, 16"}
+SHORT = ("digits", "cnn", "large", "mcs")  # where only the first three ways are tried
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`score`: accuracy in 0..1, or nats a token. Bytes of the updates and differences, and expected of the audit."""
+
+    score: float
+    sent: float
+    opened: float
+
+
+def score(problem: Problem, weights: np.ndarray) -> float:
+    found = evaluate(problem.spec, weights, *problem.held)
+    return found.loss if problem.spec.task == "next_token" else found.value
+
+
+def in_one_place(problem: Problem, workers: int) -> Outcome:
+    """Every step over `workers` batches at once: what data parallel training computes, and sends."""
+    spec = replace(problem.spec, batch=workers * problem.spec.batch, rounds="stateless")
+    segments = problem.samples // spec.batch // 10
+    work = ShardWork(digest("one place", spec.seed), 10, segments, 0, 1_000_000)
+    runner = SegmentRunner(spec, work, initial_weights(problem.spec), *problem.train)
+    while runner.run_segment():
+        pass
+    sent = 8.0 * len(runner.weights()) * workers * segments * 10
+    return Outcome(score(problem, runner.weights()), sent if workers > 1 else 0.0, 0.0)
+
+
+def in_rounds(problem: Problem, way: Way) -> Outcome:
+    spec, drawn = problem.spec, np.random.default_rng([11, problem.spec.seed])
+    kept, seats = spec.rounds == "kept", way.contributors
+    local = LOCAL["text" if spec.task == "next_token" else spec.rounds]
+    segment = 5 if kept else 10
+    shares = capped(np.tile(np.array(SPEEDS, np.float64), seats // len(SPEEDS)), MOST_WEIGHT)
+    segments = np.maximum(1, np.rint(shares * local * seats / segment)).astype(int)
+    partitions = shard_rows(len(problem.train[0]), [float(s) for s in shares], spec.seed, minimum=spec.batch)
+    published, moments = Published(initial_weights(spec)), [None] * seats
+    count = len(published.weights)
+    rounds = max(1, round(problem.samples / (int(segments.sum()) * segment * spec.batch)))
+    sent = opened = 0.0
+    for number in range(rounds):
+        span = (round(number * 1e6 / rounds), round((number + 1) * 1e6 / rounds))
+        updates = {}
+        for seat in range(seats):
+            begins: bytes | None = moments[seat]
+            named = (b"", 0)
+            if begins is not None:
+                named = (bytes.fromhex(sha256(begins)), unpack_moments(begins, count)[2])
+                opened += moments_size(count) / 2
+            work = ShardWork(digest("rounds", number, seat, spec.seed), segment, int(segments[seat]), *span, *named)
+            rows = tuple(part[partitions[seat]] for part in problem.train)
+            runner = SegmentRunner(spec, work, published.published, rows[0], rows[1], moments=begins)
+            while runner.run_segment():
+                pass
+            if kept:
+                moments[seat] = moments_of(runner.state_bytes())  # type: ignore[call-overload]
+            upload = quantise(runner.update())
+            sent += len(upload)
+            updates[seat] = (dequantise(upload, count), int(segments[seat]) * segment)
+        update = aggregate(updates).update if way.robust else plain_mean(updates)
+        sent += len(published.step(update, outer_momentum(spec, number / rounds))) * seats
+        lost = drawn.random(seats) < way.churn
+        moments = [None if gone else state for gone, state in zip(lost, moments, strict=True)]
+    return Outcome(score(problem, published.published), sent, opened)
+
+
+def plain_mean(updates: dict[int, tuple[np.ndarray, int]]) -> np.ndarray:
+    steps = np.array([taken for _, taken in updates.values()], np.float64)
+    weights = steps / steps.sum()
+    return sum(w * u.astype(np.float64) for w, (u, _) in zip(weights, updates.values(), strict=True)).astype(np.float32)  # type: ignore[union-attr]
+
+
+def run(name: str, way: Way, seed: int, keep: Path | None) -> Outcome:
+    """One run, or what is kept of it."""
+    path = None if keep is None else keep / f"{name.replace(' ', '-')}-{way.name.replace(' ', '-')}-{seed}.json"
+    if path is not None and path.exists():
+        return Outcome(**json.loads(path.read_text()))
+    problem = PROBLEMS[name](seed)
+    found = in_one_place(problem, way.workers) if way.workers else in_rounds(problem, way)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(found)))
+    print(f"{name}, {way.name}, seed {seed}: {found.score:.4f}", file=sys.stderr)
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and the half width of its 95% t interval."""
+    if len(values) < 2:
+        return mean(values), float("nan")
+    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+
+
+def compare(names: list[str], seeds: range, keep: Path | None) -> list[dict[str, Any]]:
+    table = []
+    for name in names:
+        text = PROBLEMS[name](seeds[0]).spec.task == "next_token"
+        rounds = PROBLEMS[name](seeds[0]).spec.rounds
+        found: dict[str, list[Outcome]] = {}
+        for way in WAYS[:3] if name in SHORT else WAYS:
+            outcomes = found[way.name] = [run(name, way, seed, keep) for seed in seeds]
+            row: dict[str, Any] = {"problem": name, "way": way.name, "rounds": "" if way.workers else rounds}
+            row["scores"] = [o.score for o in outcomes]
+            base = found[BASELINES.get(way.name, "DDP")]
+            if outcomes is not base and way.name != "DDP, 16":
+                pairs = zip(row["scores"], [o.score for o in base], strict=True)
+                gaps = [100 * (ours / its - 1) if text else 100 * (ours - its) for ours, its in pairs]
+                row["difference"], row["interval"] = interval(gaps)
+                row["unit"] = "% loss" if text else "points"
+            if not way.workers:
+                ours, its = outcomes[0], base[0]
+                row |= {"ratio": its.sent / ours.sent, "audited": its.sent / (ours.sent + ours.opened)}
+            table.append(row)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default=",".join(PROBLEMS), help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=200, help="the first seed")
+    parser.add_argument("--keep", type=Path, help="a folder of runs that are not done twice")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    names = given.problems.split(",")
+    if unknown := set(names) - PROBLEMS.keys():
+        parser.error(f"--problems: {', '.join(sorted(unknown))} is none of {', '.join(PROBLEMS)}")
+    table = compare(names, range(given.first, given.first + given.seeds), given.keep)
+    if given.json:
+        print(json.dumps({"benchmark": "bytes", "seeds": given.seeds, "first": given.first, "rows": table}, indent=2))
+        return
+    print(f"{given.seeds} seeds from {given.first}; bytes: DDP's over ours, without the audit's and with")
+    print(f"{'problem':10}{'way':20}{'rounds':>11}{'score':>9}{'less DDP':>24}{'bytes':>9}{'audited':>9}")
+    for row in table:
+        gap = f"{row['difference']:+.2f} +- {row['interval']:.2f} {row['unit']}" if "difference" in row else ""
+        ratios = (f"{row['ratio']:.0f}x", f"{row['audited']:.0f}x") if "ratio" in row else ("", "")
+        shown = mean(row["scores"])
+        print(f"{row['problem']:10}{row['way']:20}{row['rounds']:>11}{shown:9.4f}{gap:>24}{ratios[0]:>9}{ratios[1]:>9}")
+
+
+if __name__ == "__main__":
+    main()
