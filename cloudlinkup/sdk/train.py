@@ -57,6 +57,7 @@ def train(
     contributors: int = 4,
     allow: Sequence[str] = (),
     search: Mapping[str, Any] | None = None,
+    goal: str | None = None,
     deadline: datetime | None = None,
     progress: bool = True,
 ) -> Trained:
@@ -65,8 +66,9 @@ def train(
     `budget`: tokens, as text ("12.5") or a whole number. `task`, `samples` and `deadline` as `cloudlinkup init` would
     choose them, unless given. `model`: job.json's model object, or the widths of a perceptron's hidden layers.
     `search`: job.json's search object: several independent trainings, each of `samples` (docs/search.md).
-    `allow`: the wallets that may see the rows; none means whoever the stack admits. Raises BadInput, Unavailable when
-    no stack runs here, JobFailed, and `cloudlinkup.cli.watching.JobEnded` with what the job's own run raised.
+    `goal`: deadline, budget or cheapest, which of the plans that keep both deadline and budget is run. `allow`: the
+    wallets that may see the rows; none means whoever the stack admits. Raises BadInput, Unavailable when no stack runs
+    here, JobFailed, and `cloudlinkup.cli.watching.JobEnded` with what the job's own run raised.
     """
     data, tokens = _as_parquet(frame, label), _tokens(budget)
     settings = _running_stack()
@@ -78,6 +80,7 @@ def train(
             label,
             {
                 "search": search and dict(search),
+                "goal": goal,
                 "task": task,
                 "budget": tokens,
                 "deadline": deadline and _utc(deadline),

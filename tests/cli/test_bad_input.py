@@ -134,6 +134,7 @@ def test_submit_refuses_what_is_no_job(cli: Cli, folder: Path, content: bytes) -
         ("submit", "nope.json"),
         ("submit", "job.json", "--nope"),
         ("submit", "job.json", "--request-id", "seven"),
+        ("submit", "job.json", "--for", "fun"),
         ("up", "--port-base", "many"),
         ("status", "nope"),
         ("watch", "nope"),

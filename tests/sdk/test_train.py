@@ -63,11 +63,11 @@ def test_bad_input_is_refused_before_anything_else(settings: Settings, frame, ch
 def test_the_job_is_what_init_would_write_with_what_was_given(settings: Settings):
     path = _place(settings)
     path.write_bytes(_as_parquet(FRAME, "y"))
-    changes = {"task": None, "budget": "3", "deadline": _utc(datetime(2040, 1, 2, 3, tzinfo=UTC))}
+    changes = {"task": None, "budget": "3", "goal": "cheapest", "deadline": _utc(datetime(2040, 1, 2, 3, tzinfo=UTC))}
     job = _job(path, "y", changes, model=[8], data={"holdout": 0.3}, train={"samples": None, "lr": 0.02})
     assert (job.task, job.data.label, job.data.holdout, job.budget) == ("classification", "y", 0.3, "3")
     assert (job.model.hidden, job.train.samples, job.train.lr) == ((8,), 60 * 40, 0.02)
-    assert job.deadline == datetime(2040, 1, 2, 3, tzinfo=UTC)
+    assert (job.deadline, job.goal) == (datetime(2040, 1, 2, 3, tzinfo=UTC), "cheapest")
     pd.testing.assert_frame_equal(pd.read_parquet(path), FRAME)
     assert _job(path, "y", changes, model={"kind": "mlp", "hidden": [3], "activation": "tanh"}).model.hidden == (3,)
     with pytest.raises(BadInput, match="time zone"):

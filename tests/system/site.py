@@ -160,9 +160,10 @@ class Site:
         path.write_text(json.dumps(job))
         return str(path)
 
-    def submit(self, job: dict[str, Any], request_id: str | None = None) -> Submitted:
+    def submit(self, job: dict[str, Any], request_id: str | None = None, *more: str) -> Submitted:
+        """`more`: words of the command line."""
         request_id = request_id or str(uuid.uuid4())
-        words = ["submit", self.write(job), "--watch", "--json", "--request-id", request_id]
+        words = ["submit", self.write(job), "--watch", "--json", "--request-id", request_id, *more]
         return Submitted(request_id, self.stack.begin(*words))
 
     def ledger(self) -> Any:

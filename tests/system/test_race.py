@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import uuid
@@ -36,14 +37,14 @@ def test_a_race_that_is_killed_in_it_and_after_it_goes_on_and_pays_once(site: Si
     before, had = asyncio.run(held(site, allow))
 
     for kind in STRUCK:
-        running = site.submit(job, request)
+        running = site.submit(job, request, "--for", "budget")
         wait_for(lambda k=kind: (k in kinds(site, request)) or None, f"{kind} of the job", 480)
         engine = site.engine(request)
         assert engine is not None, kinds(site, request)
         os.kill(engine.pid, signal.SIGKILL)
         code, document, said = running.end()
         assert code == 5 and "continues it" in document["error"]["message"], said
-    receipt = site.submit(job, request).receipt()
+    receipt = site.submit(job, request, "--for", "budget").receipt()
 
     paid_by_the_step(site, receipt)
     assert jobs_on_chain(site) == locked + 1
@@ -54,6 +55,8 @@ def test_a_race_that_is_killed_in_it_and_after_it_goes_on_and_pays_once(site: Si
 
     state = site.state(request)
     assert state is not None and state.raced == "kept"
+    quote = json.loads((site.stack.home.job_folder(request) / "quote.json").read_text())
+    assert quote["inputs"]["goal"] == "budget" and quote["inputs"]["submitted"], "as the command line said"
     plan = JobPlan.model_validate(state.plan)
     assert len(plan.seats) == PLACES and len(plan.racers) == 1 and plan.pilot_segments > 0
     rounds = site.rounds(request)
