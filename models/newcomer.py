@@ -40,9 +40,9 @@ def add_newcomer(
 
     `chosen` and `spare`: whom `plan` was made of; `newcomers`: those without a place, best first.
     """
-    by_agent = {r.candidate.agent: r for r in (*chosen, *spare)}
-    if any(map(is_new, by_agent.values())):
+    if not newcomers or any(map(is_new, chosen)) or any(map(is_new, spare)):
         return plan
+    by_agent = {r.candidate.agent: r for r in (*chosen, *spare)}
     known = tuple(s.seat for s in plan.everybody if by_agent[s.agent].candidate.record.rejected == 0)
     fitting = [r for r in newcomers if r.ask <= plan.price and r.candidate.agent not in by_agent]
     units = plan.total_steps // plan.segment_steps

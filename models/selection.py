@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
 
 from scipy.special import betaincinv
@@ -58,6 +59,7 @@ class Selection:
     newcomers: tuple[Ranked, ...] = ()
 
 
+@lru_cache(maxsize=65_536)
 def lower_bound(good: float, bad: float) -> float:
     """5% lower bound of a share under a uniform prior; a newcomer has 0.05."""
     return float(betaincinv(good + 1, bad + 1, 0.05))
