@@ -17,7 +17,7 @@ from functools import lru_cache
 from cloudlinkup.training.moments import moments_size
 from cloudlinkup.training.states import state_size
 from cloudlinkup.verify.challenge import SMALL_JOB
-from cloudlinkup.verify.replay import ReplayCosts, plan_openings
+from cloudlinkup.verify.replay import ReplayCosts, goes_on, plan_openings
 from models.facts import JobFacts
 from models.plan import JobPlan, RoundPlan, plan_round
 
@@ -53,7 +53,7 @@ def shard_cost(segments: int, costs: ReplayCosts, size: int, *, first: bool, sma
         for other in others:
             drawn = {number, (number - 1 + other) % segments + 1}
             for chance, opened in ((last, drawn | {segments}), (1 - last, drawn)):
-                total = total.plus(_replay(opened, costs, size), chance / len(places) / len(others))
+                total = total.plus(_replay(opened, segments, costs, size), chance / len(places) / len(others))
     return total
 
 
@@ -63,13 +63,21 @@ def _spread(first: int, last: int) -> list[int]:
     return [first + (last - first + 1) * (2 * i + 1) // (2 * count) for i in range(count)]
 
 
-def _replay(drawn: Collection[int], costs: ReplayCosts, size: int) -> AuditCost:
+def _reached(segments: int, costs: ReplayCosts, *, small: bool) -> float:
+    """Of the draws of a shard, those whose replay reaches its end."""
+    last = 1.0 if small else 0.5
+    near = sum(goes_on([number], segments, costs) for number in range(1, segments + 1)) / segments
+    return last + (1 - last) * near
+
+
+def _replay(drawn: Collection[int], segments: int, costs: ReplayCosts, size: int) -> AuditCost:
     opened, at, replayed = plan_openings(drawn, costs), 0, 0
     start = costs.start_seconds > 0 and min(drawn) not in opened
     moved = len(opened) * size + start * moments_size((size - state_size(0)) // 12)
     for number in sorted(drawn):
         replayed += 1 if number in opened else number - at
         at = number
+    replayed += segments - at if goes_on(drawn, segments, costs) else 0
     return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + moved)
 
 
@@ -81,6 +89,9 @@ def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> 
         segment_seconds=plan.segment_steps * job.profile.step_seconds(job.batch),
         opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
     )
+    opening = OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND
+    if plan.kept:
+        costs = replace(costs, moments_seconds=opening)
     total, small = AuditCost(), len(plan.seats) < SMALL_JOB
     first = first or plan_round(plan, 1, plan.total_steps, plan.predictions)
     for seat in first.seats:
@@ -88,8 +99,8 @@ def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> 
         later = shard_cost(seat.max_segments, costs, size, first=False, small=small)
         reached = 1.0
         if plan.kept:  # the moments are here where the last segment of the round before was replayed
-            reached = 1.0 if small else 0.5
-            lacking = replace(costs, start_seconds=OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND)
+            reached = _reached(seat.max_segments, costs, small=small)
+            lacking = replace(costs, start_seconds=opening)
             asked = shard_cost(seat.max_segments, lacking, size, first=False, small=small)
             total = total.plus(asked, (1 - reached) * (plan.rounds - 1))
         total = total.plus(later, reached * (plan.rounds - 1))

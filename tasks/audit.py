@@ -4,8 +4,8 @@ Replaying costs this machine's time and (where a state is opened) bytes; both ar
 fell silent after it committed is still judged where no opening is needed: the update and the root are here.
 
 A shard that began with the optimizer state of its seat's last round is replayed from the published weights with that
-state. It is here where the last round's audit reached its end (always in a small job), else it is opened: 1.6 bytes a
-parameter, once a round.
+state. It is here where the last round's audit reached its end, else it is opened: 1.6 bytes a parameter, once a round.
+A replay goes on to the shard's end where that takes no longer than such an opening.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from cloudlinkup.verify import merkle
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import end_hash, make_evidence, write_evidence
 from cloudlinkup.verify.rates import Rate, Risk, rate
-from cloudlinkup.verify.replay import Case, Claim, ReplayCosts, ReplayResult, plan_openings, replay, second_replay
+from cloudlinkup.verify.replay import (
+    Case,
+    Claim,
+    ReplayCosts,
+    ReplayResult,
+    goes_on,
+    plan_openings,
+    replay,
+    second_replay,
+)
 from cloudlinkup.verify.tolerance import replay_within
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, FinishCall, PathStep
 from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf, sha256
@@ -93,7 +102,8 @@ async def audit_shard(
         drawn = frozenset(range(1, entry.segments + 1))
     within = tolerance(run, seat)
     moments = kept_moments(run, order)
-    wanted = drawn if within is not None else plan_openings(drawn, _costs(run, entry.trial, order, moments))
+    costs = _costs(run, entry.trial, order, moments)
+    wanted = drawn if within is not None else plan_openings(drawn, costs)
     # segment 1's before-state is, of a shard that began with an earlier round's moments, these alone
     start = {1} if order.moments and moments is None and min(drawn) not in wanted else set()
     talk = _Talk(run, round_, entry, order, leaves)
@@ -113,7 +123,7 @@ async def audit_shard(
         if within is not None and 1 in wanted:
             before[1] = await asyncio.to_thread(_start, run, entry, moments)
     case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
-    case = replace(case, after_states=after, moments=moments)
+    case = replace(case, after_states=after, moments=moments, to_end=goes_on(drawn, entry.segments, costs))
     if case.lacks_start:
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'moments are missing'}", risk=at.why)
     result = talk.ran(await _replay(run, case, within))
@@ -267,10 +277,12 @@ def _costs(run: Run, trial: int | None, order: Order, moments: bytes | None) -> 
     step = (of.facts or stored_facts(run)).profile.step_seconds(of.spec.batch)
     count = of.published.weights.size
     to_open = bool(order.moments) and moments is None
+    opening = OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND
     return ReplayCosts(
         segment_seconds=step * int(run.state.plan["segment_steps"]),
         opening_seconds=OPENING_LATENCY + state_size(count) / OPENING_BYTES_A_SECOND,
-        start_seconds=OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND if to_open else 0.0,
+        start_seconds=opening if to_open else 0.0,
+        moments_seconds=opening if of.spec.rounds == "kept" else 0.0,
     )
 
 
@@ -370,6 +382,7 @@ def _reject(
         salt=partition(talk.run, seat, entry.trial).salt,
         challenge=drawn_from,
         tolerance=within,
+        to_end=case.to_end,
     )
     write_evidence(talk.run.folder / "evidence" / f"{talk.round.round}-{entry.seat}", evidence, case)
     off = "" if miss.deviation is None else f", off by {miss.deviation:.3g} of the segment's movement"

@@ -71,11 +71,13 @@ def make_evidence(
     salt: str = "",
     challenge: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
+    to_end: bool = False,
 ) -> dict[str, Any]:
     """The evidence document, JSON-able: what a rejected contributor receives.
 
     salt: hex, of the order's partition hash. challenge: secret and block_hash (hex), newcomer and small_job (bool),
     extra (int): what `draw` was told. tolerance: of work of another device class; None: compared bit for bit.
+    to_end: it was replayed on to the shard's end.
     Raises ValueError for a result that missed nothing.
     """
     if result.miss is None:
@@ -88,6 +90,7 @@ def make_evidence(
         "salt": salt,
         "challenge": dict(challenge) if challenge else None,
         "tolerance": tolerance,
+        "to_end": to_end,
         "miss": asdict(result.miss),
         "replay": {"threads": result.threads, "segments": result.replayed, "seconds": round(result.seconds, 3)},
     }
@@ -210,6 +213,7 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
     case = replace(case, frozen=base)
     if case.lacks_start:
         return Recheck(False, (*problems, "the optimizer state that it began with is not here"), tuple(facts))
+    case = replace(case, to_end=bool(told.get("to_end")))
     if (within := told.get("tolerance")) is not None:
         facts.append(f"compared within {float(within):.3g} of a segment's movement, as of another device class")
         result = replay_within(case, float(within))

@@ -40,11 +40,13 @@ NOT_FINITE = "the state is not finite"
 @dataclass(frozen=True)
 class ReplayCosts:
     """What the auditor's choice depends on: seconds to replay a segment, to fetch and open one state, and to fetch and
-    open the moments that the shard began with (0: they are here, or were fresh)."""
+    open the moments that the shard began with (0: they are here, or were fresh). `moments_seconds`: the same for those
+    that it ended with, which the seat's next round begins with (0: it begins afresh)."""
 
     segment_seconds: float
     opening_seconds: float
     start_seconds: float = 0.0
+    moments_seconds: float = 0.0
 
 
 def plan_replay(segment: int, costs: ReplayCosts, replayed: int = 0) -> Start:
@@ -63,6 +65,12 @@ def plan_openings(drawn: Iterable[int], costs: ReplayCosts) -> frozenset[int]:
             wanted.add(segment)
         replayed = segment
     return frozenset(wanted)
+
+
+def goes_on(drawn: Iterable[int], segments: int, costs: ReplayCosts) -> bool:
+    """Whether a replay of the drawn segments goes on to the shard's end, because that takes no longer than to fetch, in
+    the next round, the moments that it ends with. What it passes, the upload and the promised moments are checked."""
+    return (segments - max(drawn)) * costs.segment_seconds <= costs.moments_seconds
 
 
 def shard_leaves(
@@ -131,6 +139,7 @@ class Case:
     published: flat fp32 weights whose hash stands in the order. features, targets: the contributor's partition.
     drawn: 1-based segments. before_states, after_states: opened states by drawn segment; without a before-state the
     replay goes on from where it stands. upload: the plaintext quantised update, needed where the last is drawn.
+    to_end: replay on, past the last drawn segment, to the shard's end (`goes_on`).
     moments: those whose hash `work` names, needed where the replay begins at the shard's start. frozen: the tensors
     that are not trained, where the spec names a file of them.
     """
@@ -146,6 +155,7 @@ class Case:
     before_states: Mapping[int, bytes] = field(default_factory=dict)
     after_states: Mapping[int, bytes] = field(default_factory=dict)
     moments: bytes | None = None
+    to_end: bool = False
     frozen: FrozenWeights | None = None
 
     @property
@@ -197,6 +207,8 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
         raise ValueError("a drawn segment is outside the shard")
     if case.lacks_start:
         raise ValueError("the moments that the order names are needed")
+    if case.to_end and drawn and drawn[-1] < claim.segments:
+        drawn.append(claim.segments)
     checked: list[int] = []
     replayed, miss, end = 0, None, None
     if problem := claim.problem():

@@ -13,8 +13,12 @@ import torch
 from cloudlinkup.training.moments import moments_size
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.evidence import recheck
-from cloudlinkup.wire.calls import CallRequest, CallResult, ChallengeReply
+from cloudlinkup.verify.rates import rate
+from cloudlinkup.wire.calls import CallRequest, CallResult, ChallengeReply, TrainReply
+from cloudlinkup.wire.hashes import challenge_seed
+from cloudlinkup.wire.messages import Commit, sign
 from tasks import audit
 from tasks.audit import kept_moments
 from tasks.context import Run
@@ -199,3 +203,36 @@ async def test_without_leaves_the_whole_shard_is_replayed_from_the_moments(kept:
     kept.cluster.tamper[seat.agent] = hides
     one, two = await judged(kept, 2)
     assert (one.outcome, two.outcome) == ("accepted", "accepted"), (one.reason, two.reason)
+
+
+async def test_a_promise_of_other_moments_is_found_where_the_replay_goes_on(kept: Rig) -> None:
+    """Of four contributors not every last segment is drawn: going on to the end is cheaper than an opening, and finds
+    what the draw did not."""
+    kept.add("three")
+    kept.add("four")
+    await judged(kept, 1)
+    seat, run = kept.run.state.seats[0], kept.run
+    signer = kept.cluster.by_agent[seat.agent].handler.identity.agent
+
+    def promises_others(request: CallRequest, result: CallResult) -> CallResult:
+        if request.kind != "train":
+            return result
+        reply = TrainReply.unpack(result.body, len(result.body))
+        commit = Commit.model_validate_json(reply.commit.text).model_copy(update={"end_moments": "ab" * 32})
+        signed = TrainReply(commit=sign(signer, commit), upload=reply.upload)
+        return result.model_copy(update={"body": signed.pack()})
+
+    kept.cluster.tamper[seat.agent] = promises_others
+    entry = (await kept.train(segments=SEGMENTS, number=2))[0]
+    assert run.round is not None
+    secret, root = bytes.fromhex(run.round.secret), bytes.fromhex(entry.root)
+    at = rate(audit.risk_of(run, run.round, entry, 0.0))
+    blocks = (bytes([i]) * 32 for i in range(256))
+    told = {"newcomer": at.newcomer, "small_job": at.small_job, "extra": at.extra}
+    if not at.extra:  # it worked no faster than it should, on this machine at this moment
+        block = next(b for b in blocks if SEGMENTS not in draw(challenge_seed(secret, b, root), SEGMENTS, **told))
+    else:
+        block = next(blocks)
+    verdict = await kept.audit(entry, block_hash=block)
+    assert verdict.verdict == "rejected" and f"segment {SEGMENTS}: end" in verdict.reason
+    assert recheck(run.folder / "evidence" / "2-0").confirmed

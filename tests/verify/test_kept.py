@@ -15,7 +15,7 @@ from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork
 from cloudlinkup.training.states import hash_state, moments_of, read_state, start_state
 from cloudlinkup.verify import merkle
-from cloudlinkup.verify.replay import NOT_FINITE, Case, Claim, ReplayCosts, plan_openings, replay, shard_leaves
+from cloudlinkup.verify.replay import NOT_FINITE, Case, Claim, ReplayCosts, goes_on, plan_openings, replay, shard_leaves
 from cloudlinkup.verify.tolerance import replay_within
 from tests.verify.conftest import ORDER, WALLET, Scene
 
@@ -225,3 +225,20 @@ def test_the_start_is_opened_where_that_is_less_than_a_state():
     assert plan_openings({3}, costs) == frozenset({3})
     assert plan_openings({1, 4}, costs) == frozenset()  # the start is paid for already
     assert plan_openings({3}, ReplayCosts(1.0, 3.0)) == frozenset()
+
+
+def test_a_replay_goes_on_where_that_is_less_than_the_next_opening(scene, rounds):
+    """Then it checks what it passes, the upload and the promise too, and has what the next round begins with."""
+    costs = ReplayCosts(segment_seconds=1.0, opening_seconds=9.0, moments_seconds=2.0)
+    assert goes_on({3}, 5, costs) and goes_on({1, 4}, 5, costs) and not goes_on({2}, 5, costs)
+    assert goes_on({5}, 5, ReplayCosts(1.0, 9.0)) and not goes_on({4}, 5, ReplayCosts(1.0, 9.0))
+    one = rounds[2]
+    result = replay(one.case(scene, {1}, to_end=True))
+    assert result.accepted and result.checked == (1, 2, 3) and result.moments == moments_of(one.states[-1])
+    lie = replay(replace(one, end=bytes(32)).case(scene, {1}, to_end=True))
+    assert lie.miss is not None and lie.miss.what == "end"
+    assert replay(replace(one, end=bytes(32)).case(scene, {1})).accepted  # not reached
+    other = replay(one.case(scene, {1}, to_end=True, upload=b"another"))
+    assert other.miss is not None and other.miss.what == "upload"
+    opened = one.case(scene, {2}, to_end=True, before_states={2: one.states[1]}, moments=None)
+    assert replay(opened).checked == (2, 3)
