@@ -24,7 +24,7 @@ from benchmarks.peers import problem as problems
 from benchmarks.peers.environments import FOLDER, interpreter
 from benchmarks.peers.measure import Result, from_json, measure, to_json
 from benchmarks.peers.network import Network, missing
-from benchmarks.peers.setup import SCENARIOS, Scenario, Setup
+from benchmarks.peers.setup import SCENARIOS, STEP, Scenario, Setup
 from benchmarks.peers.systems import ROOT, Failed, System
 from benchmarks.peers.table import show, summary
 
@@ -66,11 +66,11 @@ def run_one(given: argparse.Namespace, scenario: Scenario, seed: int, kind: type
     """One run, kept in the folder. Raises Failed."""
     problem = given.folder / "problems" / str(seed)
     facts = problems.make(problem, seed)
-    shares = problems.shares(problem)
+    shares = problems.shares(problem, given.step)
     folder = given.folder / "runs" / f"{scenario}-{seed}-{kind.name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    setup = Setup(kind.name, scenario, seed, str(folder), str(problem), given.cap, shares)
+    setup = Setup(kind.name, scenario, seed, str(folder), str(problem), given.cap, shares, given.step)
     setup.save()
     with Network(given.prefix, len(setup.share)) as network:
         result = measure(
@@ -95,6 +95,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / ".cloudlinkup/peers")
     parser.add_argument("--environments", type=Path, default=FOLDER)
     parser.add_argument("--cap", type=float, default=CAP, help="seconds of one run")
+    parser.add_argument(
+        "--step", type=float, default=STEP, help="seconds of a step at speed 1; give another folder too"
+    )
     parser.add_argument("--prefix", default="peers", help="of the namespaces: give another to a second benchmark")
     parser.add_argument("--table", action="store_true", help="print what was run so far")
     parser.add_argument("--json", action="store_true")

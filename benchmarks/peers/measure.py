@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,7 +149,12 @@ def measure(system: System, network: Network, setup: Setup, facts: dict[str, flo
         samples=sum(last.steps.values()) * BATCH,
         cut=not finished,
         error=error,
-        notes={"curve": [(round(one.t - began, 2), round(one.score, 4)) for one in curve], **system.notes()},
+        notes={
+            "curve": [(round(one.t - began, 2), round(one.score, 4)) for one in curve],
+            "away": away,
+            "load": os.getloadavg()[1],
+            **system.notes(),
+        },
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 Nothing is simulated but the machines' speed. Quote, escrow, sealing, commitments, the audit and its bytes are in every
 figure, as are the contributors' questions to the chain. Contributors reach the stack through relays (`relay.py`), since
-it listens on loopback. Its state starts from a copy of one that was set up once, without any record of contributors.
-The quote is asked for before the clock runs, as a client does before it submits.
+it listens on loopback. Every run starts from a copy of one state, in which this job was quoted (as a client does before
+it submits) and nobody has worked yet.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class Ours(System):
     # ---------------------------------------------------------------- running
 
     def start(self) -> None:
-        template = self.setup.path.parent.parent / "template"
+        template = self.problem / "template"
         if not (template / "ready").exists():
             shutil.rmtree(template, ignore_errors=True)
             template.mkdir()
             self._up()
+            self._command("quote", "quote", str(self.problem / "job.json"), "--json")
+            wait_for(lambda: self.driver_done("quote"), "the quote", 240)
             self._stop_stack()
             shutil.copytree(self.home, template / "home")
             shutil.copytree(self.machines, template / "machines")
@@ -54,8 +56,6 @@ class Ours(System):
         shutil.copytree(template / "home", self.home)
         shutil.copytree(template / "machines", self.machines)
         self._up()
-        self._command("quote", "quote", str(self.problem / "job.json"), "--json")
-        wait_for(lambda: self.driver_done("quote"), "the quote", 240)
 
     def _up(self) -> None:
         """The stack, the relays and the contributors, connected."""

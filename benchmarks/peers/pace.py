@@ -10,13 +10,16 @@ from __future__ import annotations
 import threading
 import time
 
+from cloudlinkup.agent.duty import Duty
+
 BEHIND = 0.5  # seconds
 
 
-class Pace:
-    """Has the interface of the agent's `Duty`. `seconds`: of one step."""
+class Pace(Duty):
+    """Takes the place of the agent's duty. `seconds`: of one step."""
 
     def __init__(self, seconds: float) -> None:
+        super().__init__(1.0)
         self.seconds, self._due = seconds, 0.0
 
     def start(self) -> None:

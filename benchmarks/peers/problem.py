@@ -116,7 +116,7 @@ def make(folder: Path, seed: int) -> dict[str, float]:
     return found
 
 
-def shares(folder: Path, steps: int = 200, repeats: int = 5) -> tuple[float, ...]:
+def shares(folder: Path, step: float = STEP, steps: int = 200, repeats: int = 5) -> tuple[float, ...]:
     """The share of a core that each machine offers to ours: what a step costs here, of what it takes there."""
     kept = folder / "shares.json"
     if not kept.exists():
@@ -132,5 +132,6 @@ def shares(folder: Path, steps: int = 200, repeats: int = 5) -> tuple[float, ...
             began = time.thread_time()
             runner.run_segment()
             took.append((time.thread_time() - began) / steps)
-        kept.write_text(json.dumps([round(min(took) / (STEP / speed), 5) for speed in SPEEDS]))
-    return tuple(json.loads(kept.read_text()))
+        kept.write_text(json.dumps(min(took)))
+    seconds = json.loads(kept.read_text())
+    return tuple(round(seconds / (step / speed), 5) for speed in SPEEDS)

@@ -11,7 +11,7 @@ from typing import Literal
 Scenario = Literal["plain", "straggler", "killed", "free-rider"]
 SCENARIOS: tuple[Scenario, ...] = ("plain", "straggler", "killed", "free-rider")
 SPEEDS = (1, 2, 4, 8)
-STEP = 0.096  # seconds of one optimizer step at speed 1, whatever the system
+STEP = 0.096  # seconds of one optimizer step at speed 1, whatever the system, unless the command says otherwise
 FAULTY = 2  # the worker of speed 4: the straggler, the one that is killed, the free-rider
 SLOWER = 10  # times, the straggler than it says
 KILL_AT = 0.4  # of the job's samples
@@ -25,7 +25,8 @@ WORKER = "PEERS_WORKER"  # this machine's number
 
 @dataclass(frozen=True)
 class Setup:
-    """`cap`: seconds after which a run is cut off. `share`: of a core, by worker, that ours says it offers."""
+    """`cap`: seconds after which a run is cut off. `share`: of a core, by worker, that ours says it offers. `step`:
+    seconds of an optimizer step at speed 1."""
 
     system: str
     scenario: Scenario
@@ -34,6 +35,7 @@ class Setup:
     problem: str
     cap: float
     share: tuple[float, ...]
+    step: float = STEP
 
     @property
     def path(self) -> Path:
@@ -49,7 +51,7 @@ class Setup:
 
     def step_seconds(self, worker: int) -> float:
         """What a step takes on this machine."""
-        return STEP / self.speed(worker)
+        return self.step / self.speed(worker)
 
     def speed(self, worker: int) -> float:
         """The machine's true speed, in the unit of `SPEEDS`."""

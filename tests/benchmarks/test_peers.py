@@ -79,6 +79,7 @@ def test_the_score_is_the_single_machines(made: Path) -> None:
 def test_a_machines_share_follows_its_speed(made: Path) -> None:
     shares = problems.shares(made, steps=5, repeats=1)
     assert shares == problems.shares(made), "measured once"
+    assert problems.shares(made, 2 * STEP) == pytest.approx([one / 2 for one in shares], abs=1e-5)
     assert np.allclose(np.array(shares) / shares[0], SPEEDS, rtol=0.05)
 
 
