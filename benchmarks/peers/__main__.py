@@ -53,7 +53,7 @@ def kept(folder: Path) -> list[Result]:
 
 
 def still_to_run(
-    folder: Path, scenarios: Sequence[Scenario], seeds: int, names: Sequence[str]
+    folder: Path, scenarios: Sequence[Scenario], seeds: Sequence[int], names: Sequence[str]
 ) -> list[tuple[Scenario, int, str]]:
     """What is still to be run: all systems of one seed and scenario back to back."""
     every: list[tuple[Scenario, int, str]] = [
@@ -89,7 +89,8 @@ def run_one(given: argparse.Namespace, scenario: Scenario, seed: int, kind: type
 def main() -> int:
     known = systems()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="0 to one less")
+    parser.add_argument("--seed", type=int, action="append", help="this one alone (repeatable)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS)
     parser.add_argument("--system", action="append", choices=list(known))
     parser.add_argument("--folder", type=Path, default=ROOT / ".cloudlinkup/peers")
@@ -110,7 +111,9 @@ def main() -> int:
             print(f"cannot run: {why}", file=sys.stderr)
             return 3
         names: Sequence[str] = given.system or list(known)
-        for scenario, seed, name in still_to_run(given.folder, given.scenario or SCENARIOS, given.seeds, names):
+        for scenario, seed, name in still_to_run(
+            given.folder, given.scenario or SCENARIOS, given.seed or range(given.seeds), names
+        ):
             began = time.monotonic()
             try:
                 result = run_one(given, scenario, seed, known[name])

@@ -61,7 +61,7 @@ def job(rows: Path, seed: int) -> dict[str, Any]:
         "data": {"uri": rows.as_uri(), "format": "parquet", "label": LABEL, "holdout": HOLDOUT},
         "task": "classification",
         "model": {"kind": "mlp", "hidden": list(HIDDEN), "activation": "relu"},
-        "train": {"samples": TOTAL_STEPS * BATCH, "batch": BATCH, "lr": RATE, "seed": seed},
+        "train": {"samples": TOTAL_STEPS * BATCH, "batch": BATCH, "lr": RATE, "seed": seed, "rounds": "stateless"},
         "contributors": {"max": 4},
         "budget": "50",
         "deadline": "2035-12-31T00:00:00Z",

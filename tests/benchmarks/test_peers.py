@@ -160,13 +160,14 @@ def test_wasted_and_false_steps() -> None:
 
 def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     names = ("ours", "dask")
-    every = still_to_run(tmp_path, ("plain", "killed"), 2, names)
+    every = still_to_run(tmp_path, ("plain", "killed"), range(2), names)
     assert len(every) == 8
     assert [name for *_, name in every[:2]] == list(names), "back to back"
+    assert [name for *_, name in every[-2:]] == list(reversed(names)), "another one first in each seed"
     path = place(tmp_path, *every[0])
     path.parent.mkdir()
     path.write_text(to_json(RESULT))
-    assert still_to_run(tmp_path, ("plain", "killed"), 2, names) == every[1:]
+    assert still_to_run(tmp_path, ("plain", "killed"), range(2), names) == every[1:]
     assert from_json(path.read_text()) == RESULT
 
 
