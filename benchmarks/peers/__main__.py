@@ -55,10 +55,12 @@ def kept(folder: Path) -> list[Result]:
 def still_to_run(
     folder: Path, scenarios: Sequence[Scenario], seeds: Sequence[int], names: Sequence[str]
 ) -> list[tuple[Scenario, int, str]]:
-    """What is still to be run: all systems of one seed and scenario back to back."""
-    every: list[tuple[Scenario, int, str]] = [
-        (scenario, seed, name) for seed in range(seeds) for scenario in scenarios for name in names
-    ]
+    """All systems of one seed and scenario back to back, another one first in each seed; less what is there."""
+    every: list[tuple[Scenario, int, str]] = []
+    for seed in seeds:
+        first = seed % len(names)
+        turned = (*names[first:], *names[:first])
+        every += [(scenario, seed, name) for scenario in scenarios for name in turned]
     return [one for one in every if not place(folder, *one).exists()]
 
 
@@ -111,9 +113,8 @@ def main() -> int:
             print(f"cannot run: {why}", file=sys.stderr)
             return 3
         names: Sequence[str] = given.system or list(known)
-        for scenario, seed, name in still_to_run(
-            given.folder, given.scenario or SCENARIOS, given.seed or range(given.seeds), names
-        ):
+        seeds = given.seed or range(given.seeds)
+        for scenario, seed, name in still_to_run(given.folder, given.scenario or SCENARIOS, seeds, names):
             began = time.monotonic()
             try:
                 result = run_one(given, scenario, seed, known[name])
