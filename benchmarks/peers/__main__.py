@@ -60,7 +60,7 @@ def still_to_run(
     for seed in seeds:
         first = seed % len(names)
         turned = (*names[first:], *names[:first])
-        every += [(scenario, seed, name) for scenario in scenarios for name in turned]
+        every.extend((scenario, seed, name) for scenario in scenarios for name in turned)
     return [one for one in every if not place(folder, *one).exists()]
 
 
