@@ -6,7 +6,8 @@ weighted by steps, nobody above a third (what is cut off goes to the others by t
 
 Below four there is no majority to compare with and a third cannot be a bound, so the mean is plain: a job of one, two
 or three contributors rests on the audit, which then opens every last segment, and on the gates (`verify/gates.py`).
-It does not stop a contributor with over half of the work, nor an attacker who adapts to the rule.
+By itself it does not hold: late in a training all cosines are low, and a sign flip passes. What makes it hold is that
+odd updates are replayed before they come here; both are measured in docs/robustness.md.
 """
 
 from __future__ import annotations
