@@ -1,8 +1,9 @@
 """Work whose units do not depend on each other, dealt by `factoring.next_chunk` to simulated machines.
 
-Each idle machine takes its next chunk at once; a chunk costs `dispatch` and then its units. A machine that vanishes
-loses its chunk, which is seen at once: the units come back, and machines without work take them. Nobody's speed is
-known before its first chunk. Events in the order of time, by a heap.
+A machine takes its next chunk when it is done with the last, or a dispatch before that (`ahead`: what it needs for the
+next one travels while it works). A chunk costs `dispatch` and then its units. A machine that vanishes loses what it
+has, which is seen at once: the units come back, and machines without work take them. Nobody's speed is known before its
+first chunk. Events in the order of time, by a heap.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def simulate_units(
     dispatch: float = 5.0,
     jitter: float = 0.05,
     least: int = 1,
+    ahead: bool = False,
 ) -> float:
     """Seconds until all `total` units are done (`Machine.seconds` a unit); infinite where nobody was left.
 
@@ -33,36 +35,42 @@ def simulate_units(
     if not machines or total < 0:
         raise ValueError("there must be machines, and at least 0 units")
     speeds: dict[int, float | None] = {i: None for i, m in enumerate(machines) if m.since <= 0 < m.until}
-    # (when, order, machine, units that it brings): 0 units for one that only becomes free
-    events = [(max(0.0, m.since), i, i, 0) for i, m in enumerate(machines) if m.until > max(0.0, m.since)]
+    pace: dict[int, float] = {}  # of the chunk in hand: known when it is done, or nearly so
+    # (when, order, machine, what): it asks; units are done; or, below 0, it vanished with them
+    events = [(m.since, i, i, 0) for i, m in enumerate(machines) if m.until > m.since]
     heapq.heapify(events)
-    left, under_way, count, end = total, 0, len(machines), 0.0
-    idle: list[int] = []
-    while events and (left or under_way):
+    left, count, end = total, len(machines), 0.0
+    under_way = dict.fromkeys(range(len(machines)), 0)
+    until = [0.0] * len(machines)  # when each is done with what it has
+    idle: set[int] = set()
+    while events and (left or any(under_way.values())):
         now, _, i, units = heapq.heappop(events)
-        speeds.setdefault(i, None)
-        under_way -= abs(units)
-        if units < 0:  # it vanished with them
-            speeds.pop(i)
-            left -= units
+        if units > 0:
+            end, under_way[i] = max(end, now), under_way[i] - units
+            continue
+        if units < 0:
+            left, under_way[i] = left - units, under_way[i] + units
+            speeds.pop(i, None)
         else:
-            end = max(end, now) if units else end
-            idle.append(i)
-        waiting, idle = idle, []
-        for j in waiting:
-            if j not in speeds or machines[j].until <= now:
+            speeds[i] = pace.get(i)
+            idle.add(i)
+        for j in sorted(idle):
+            if machines[j].until <= now:
                 speeds.pop(j, None)
+                idle.discard(j)
                 continue
             chunk = next_chunk(left, speeds, j, total=total, least=least, overhead=dispatch) if left else 0
             if not chunk:
-                idle.append(j)
                 continue
-            left, under_way, count = left - chunk, under_way + chunk, count + 1
+            idle.discard(j)
             each = machines[j].seconds * exp(rng.normal(0, jitter))
-            done = now + dispatch + chunk * each
-            if machines[j].until < done:
-                heapq.heappush(events, (machines[j].until, count, j, -chunk))
-            else:
-                speeds[j] = 1 / each  # known when the chunk is back, before which it takes no other
-                heapq.heappush(events, (done, count, j, chunk))
-    return end if not left and not under_way else inf
+            left, under_way[j] = left - chunk, under_way[j] + chunk
+            until[j] = max(until[j], now + dispatch) + chunk * each
+            gone = machines[j].until
+            count += 2
+            heapq.heappush(events, (min(gone, until[j]), count, j, chunk if gone >= until[j] else -chunk))
+            asks = until[j] - (dispatch if ahead else 0.0)
+            if gone > asks:
+                pace[j] = 1 / each
+                heapq.heappush(events, (max(now, asks), count + 1, j, 0))
+    return end if not left and not any(under_way.values()) else inf

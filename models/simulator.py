@@ -71,7 +71,7 @@ class Outcome:
     late: int = 0  # seats that were taken after the race, by returning racers and latecomers
 
 
-def always(_: int) -> bool:
+def always(_: str) -> bool:
     return True
 
 
@@ -79,7 +79,7 @@ def always(_: int) -> bool:
 class Simulation:
     """A job under way. `machines` by seat of `plan.everybody`; `waiting` may join later, where a place is free.
 
-    `free`: whether a seat that has no work now may be called back (its machine may have gone to another job).
+    `free`: whether a contributor without work here may be called (it may have gone to another job), by agent.
     """
 
     plan: JobPlan
@@ -88,7 +88,8 @@ class Simulation:
     world: World = World()
     waiting: Sequence[tuple[Ranked, Machine]] = ()
     now: float = 0.0
-    free: Callable[[int], bool] = always
+    free: Callable[[str], bool] = always
+    agents: dict[int, str] = field(init=False)  # by seat
     began: float = field(init=False)
     left: int = field(init=False)
     beliefs: dict[int, Correction] = field(init=False)
@@ -103,7 +104,9 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.began, self.left = self.now, self.plan.total_steps
-        self.beliefs = {s.seat: Correction.start(s.prediction) for s in (*self.plan.seats, *self.plan.racers)}
+        seats = (*self.plan.seats, *self.plan.racers)  # a newcomer's one shard is done twice and counts once
+        self.agents = {s.seat: s.agent for s in seats}
+        self.beliefs = {s.seat: Correction.start(s.prediction) for s in seats}
         self.waiting = list(self.waiting)
 
     def step(self) -> bool:
@@ -132,14 +135,17 @@ class Simulation:
         free = len(self.plan.seats) - len(self.beliefs)
         if not self.number or free <= 0:
             return
-        here = {s: b for s, b in self.dropped.items() if self.machines[s].until > self.now and self.free(s)}
+        here = {s: b for s, b in self.dropped.items() if self.machines[s].until > self.now}
+        here = {s: b for s, b in here.items() if self.free(self.agents[s])}
         back = returning([Waiting(s, b.mean, b.segments > 0) for s, b in here.items()], free)
         for seat in back:
             self.beliefs[seat] = self.dropped.pop(seat)
         there = {r.candidate.agent: m for r, m in self.waiting if m.since <= self.now < m.until}
+        there = {agent: m for agent, m in there.items() if self.free(agent)}
         come = latecomers([r for r, _ in self.waiting if r.candidate.agent in there], self.plan.price, free - len(back))
         for ranked in come:
             seat = len(self.machines)
+            self.agents[seat] = ranked.candidate.agent
             self.machines[seat] = there[ranked.candidate.agent]
             self.beliefs[seat] = Correction.start(ranked.prediction)
         taken = {r.candidate.agent for r in come}
