@@ -108,6 +108,14 @@ def test_the_audit_is_part_of_the_time_and_has_its_own_figures(
     assert priced.audit_cost == round(HOUR * quote.audit_seconds / 3600)
 
 
+def test_a_chosen_learning_rate_is_shown_with_what_the_pilot_found(
+    heavy: JobFacts, limits: Limits, market: list[Candidate]
+) -> None:
+    quote = ask(heavy.model_copy(update={"rates": {"0.003": 0.8, "0.01": 0.512345, "0.02": 0.6}}), limits, market)
+    assert any("learning rate 0.01, chosen" in note and "0.01: 0.5123" in note for note in quote.notes)
+    assert not any("learning rate" in note for note in ask(heavy, limits, market).notes)
+
+
 def test_kept_state_is_named_and_its_openings_counted(heavy: JobFacts, limits: Limits, market: list[Candidate]) -> None:
     quote = ask(heavy.model_copy(update={"kept": True}), limits, market)
     assert any("train.rounds: kept" in note for note in quote.notes)
