@@ -4,7 +4,7 @@
     python examples/lora/make_job.py --base MODEL-FOLDER --text FILE   # your own model and text
 
 Without `--base` it makes one: a Qwen2 of 0.8 million parameters over bytes, with random weights, that is then trained
-for a minute on this project's documentation, so that there is something to adapt. The text is the README. With
+for a minute or two on this project's documentation, so that there is something to adapt. The text is the README. With
 `--base`, the folder holds config.json, model.safetensors and, for a tokenizer, tokenizer.json, as
 `save_pretrained` of the transformers library writes them.
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--samples", type=int, default=9_600, help="windows that are trained on in all")
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of a window")
-    parser.add_argument("--base-steps", type=int, default=1_000, help="that the base is trained for, where it is made")
+    parser.add_argument("--base-steps", type=int, default=500, help="that the base is trained for, where it is made")
     told = parser.parse_args()
     base = told.base or told.out / "base"
     if told.base is None:

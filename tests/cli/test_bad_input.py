@@ -24,6 +24,12 @@ GOOD: dict[str, Any] = {
 }
 
 
+TINY_GPT2: dict[str, Any] = {
+    "kind": "huggingface",
+    "config": {"model_type": "gpt2", "vocab_size": 256, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2},
+}
+
+
 class Absent:
     def __repr__(self) -> str:  # names the tests alike in every test process
         return "absent"
@@ -58,6 +64,13 @@ BAD = [
     ("model", {"kind": "cnn", "input": [1, 8, 8], "channels": [1, 1, 1, 1]}, "model.channels = [1, 1, 1, 1]"),
     ("model", {"kind": "transformer"}, "model.kind = 'transformer': does next_token, not classification"),
     ("model.hidden", [8] * 17, "model.hidden"),
+    ("model", {"kind": "huggingface", "config": {"model_type": "bloom"}}, "model.config.model_type = 'bloom'"),
+    ("model", TINY_GPT2 | {"config": TINY_GPT2["config"] | {"auto_map": {"a": "b"}}}, "model.config.auto_map"),
+    ("model", TINY_GPT2 | {"config": TINY_GPT2["config"] | {"n_layer": 65}}, "model.config.n_layer = 65"),
+    ("model", TINY_GPT2 | {"lora": {"targets": ["all"]}}, "model.lora.targets = ['all']"),
+    ("model", TINY_GPT2 | {"lora": {"rank": 0}}, "model.lora.rank = 0"),
+    ("model", TINY_GPT2 | {"lora": {"rank": 2}}, "model.weights must name the base"),
+    ("model", TINY_GPT2 | {"weights": {"uri": "x", "sha256": "0"}}, "model.weights.sha256 = '0'"),
     ("train.samples", 0, "train.samples = 0"),
     ("train.samples", "many", "train.samples = 'many'"),
     ("train.batch", 70_000, "train.batch = 70000"),

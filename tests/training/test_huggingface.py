@@ -24,7 +24,7 @@ from cloudlinkup.training.architectures import (
 )
 from cloudlinkup.training.frozen import check_finite, file_hash, open_frozen
 from cloudlinkup.training.networks.huggingface import base_tensors
-from cloudlinkup.training.networks.huggingface_config import parameters
+from cloudlinkup.training.networks.huggingface_config import MODEL_TYPES, canonical, parameters
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from tests.training.tiny_language_models import (
@@ -158,6 +158,22 @@ def test_a_base_in_16_bits_stays_so_and_computes_what_its_widened_one_does(
     assert ours.state_hash() == train(of, opened(narrow, of)).state_hash()
     mixed = replace(of, precision="bf16", micro_batch=2)
     assert train(mixed, opened(narrow, of)).state_hash() == train(mixed, opened(narrow, of)).state_hash()
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_what_a_config_leaves_out_is_what_the_library_takes_for_it(kind: str) -> None:
+    """And what the library writes of itself is understood."""
+    from transformers import CONFIG_MAPPING
+
+    sizes = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 24, "num_hidden_layers": 5}
+    sizes |= {"num_attention_heads": 4, "max_position_embeddings": 32}
+    if kind == "gpt2":
+        sizes = {"vocab_size": 64, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 4}
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    shared = {} if kind in ("gpt2", "llama") else {"num_key_value_heads": 4}
+    theirs = CONFIG_MAPPING[kind](**sizes, **shared, **ids).to_dict()
+    ours = canonical({"model_type": kind, **sizes, **shared})
+    assert canonical(theirs) == ours == canonical(ours)
 
 
 def bad(change: Any) -> TrainingSpec:

@@ -72,13 +72,13 @@ class HuggingFace:
             raise ValueError("model.config must be in canonical form")
         if config["vocab_size"] != spec.outputs:
             raise ValueError(f"outputs must be model.config.vocab_size, {config['vocab_size']}")
+        if spec.model["lora"] is not None:
+            check_lora(spec.model["lora"], config)
         whole("inputs", spec.inputs, 1, min(hub.length(config), caps.CONTEXT))
         if (kept := self.activations(spec)) > caps.ACTIVATIONS:
             raise ValueError(
                 f"inputs: a window takes {kept} numbers of activations, over {caps.ACTIVATIONS}: shorten it"
             )
-        if spec.model["lora"] is not None:
-            check_lora(spec.model["lora"], config)
 
     def layout(self, spec: TrainingSpec) -> tuple[TensorLayout, ...]:
         lora = spec.model["lora"]

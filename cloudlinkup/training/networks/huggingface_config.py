@@ -123,7 +123,7 @@ def _llama_like(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     made["rope_parameters"] = _rope(kind, given)
     layers = made["num_hidden_layers"]
     if kind == "mistral":
-        window = given.get("sliding_window")
+        window = given.get("sliding_window", 4_096)  # absent: the library's default; null: none
         made["sliding_window"] = None if window is None else whole("model.config.sliding_window", window, 1, MAX_LENGTH)
     elif (kinds := given.get("layer_types")) is not None and list(kinds) != ["full_attention"] * layers:
         raise ValueError("model.config.layer_types must be full_attention for every layer")
