@@ -114,6 +114,13 @@ class DataSpec(Frozen):
         return self.label
 
 
+class InitialSpec(Frozen):
+    """A safetensors file with weights of the job's network; it is used only if its SHA-256 is this."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=2_000)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 Weights = Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(min_length=2, max_length=1_000)]
 
 
@@ -125,6 +132,7 @@ class TrainSpec(Frozen):
     `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
     `lr`: the peak learning rate; "auto" chooses one of three by a pilot (docs/rounds.md).
     `rounds`: "stateless" or "kept" optimizer state between rounds (docs/rounds.md); "auto" chooses.
+    `initial`: weights to begin with instead of drawn ones (docs/models.md).
     `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
     """
 
@@ -138,6 +146,7 @@ class TrainSpec(Frozen):
     rounds: Literal["auto", "stateless", "kept"] = "auto"
     patience: Annotated[int, Field(ge=1, le=1_000)] | None = None
     min_improvement: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
+    initial: InitialSpec | None = None
 
     @field_validator("micro_batch")
     @classmethod

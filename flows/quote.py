@@ -16,11 +16,13 @@ from cloudlinkup.home import Settings
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.networks.kind import FrozenWeights
+from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.quote import Quote, requote
 from models.reasons import Goal
 from models.registry import Registry
 from tasks.calibrated import replay_classes
+from tasks.initial import INITIAL, bring_initial
 from tasks.peers import verified
 from tasks.pilot import settle_rate
 from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
@@ -42,7 +44,7 @@ async def quote_job(job: JobSpec, goal: Goal | None = None, own_hourly: str | No
         data = await load_data(job, settings.file_roots, place)
         await asyncio.to_thread(lambda: remember_quoted(settings.home, job, data.hash))
         base = await fetch_base(job, data.spec, settings.file_roots, place / BASE)
-        return await _quote(job, data, base, settings, goal, own_hourly)
+        return await _quote(job, data, base, settings, goal, own_hourly, place)
 
 
 async def _quote(
@@ -52,14 +54,19 @@ async def _quote(
     settings: Settings,
     goal: Goal | None,
     own_hourly: str | None,
+    place: Path,
 ) -> Quote:
-    data, rates = await settle_rate(job, data)
+    if job.search is None:
+        await bring_initial(job, [data.spec], settings.file_roots, place)
+    data, rates = await settle_rate(job, data, initial=place / INITIAL)
     work = None
     if job.search is None:
         reference = await profile(data, settings, base if data.spec.frozen else None)
         facts = await asyncio.to_thread(job_facts, job, data, reference, settings.home, base)
     else:
         plan = await plan_search(job, data, settings, base)
+        specs = [TrainingSpec.from_bytes(trial.spec.encode()) for trial in plan.trials]
+        await bring_initial(job, specs, settings.file_roots, place)
         facts, work = plan.facts[0], plan.work
         reference = facts.profile
     facts = facts.model_copy(update={"rates": rates})

@@ -14,11 +14,13 @@ from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.outer import Published
+from cloudlinkup.training.spec import TrainingSpec
 from models.facts import JobFacts
 from tasks.context import Run
+from tasks.initial import INITIAL, begin, bring_initial
 from tasks.pilot import settle_rate
 from tasks.planning import job_facts, load_data, profile
-from tasks.pretrained import load_base, start_of
+from tasks.pretrained import load_base
 from tasks.quoted import check_quoted
 from tasks.trials import SEARCH, load_trials, plan_search
 
@@ -35,7 +37,9 @@ async def segment(run: Run) -> None:
         if not (run.folder / PREPARED).exists():
             await _prepare(run)
         run.prepared = await asyncio.to_thread(Prepared.load, run.folder / PREPARED)
-        run.prepared, rates = await settle_rate(run.job, run.data, run.folder / RATE)
+        if run.job.search is None:
+            await bring_initial(run.job, [run.data.spec], run.settings.file_roots, run.folder)
+        run.prepared, rates = await settle_rate(run.job, run.data, run.folder / RATE, run.folder / INITIAL)
         await load_base(run)
         if run.job.search is not None:
             await _search(run, rates)
@@ -66,6 +70,8 @@ async def _search(run: Run, rates: dict[str, float]) -> None:
     if not (run.folder / SEARCH).exists():
         plan = await plan_search(run.job, run.data, run.settings, run.base)
         run.write(FACTS, plan.facts[0].model_copy(update={"rates": rates}).model_dump_json().encode())
+        specs = [TrainingSpec.from_bytes(trial.spec.encode()) for trial in plan.trials]
+        await bring_initial(run.job, specs, run.settings.file_roots, run.folder)
         run.write(SEARCH, plan.model_dump_json().encode())
     await asyncio.to_thread(load_trials, run)
 
@@ -79,4 +85,4 @@ def _weights(run: Run) -> Published:
     kept = run.folder / f"weights-{run.state.generation}.bin"
     if run.state.generation and kept.exists():
         return Published.from_bytes(kept.read_bytes())
-    return Published(start_of(run.data.spec, run.base))
+    return Published(begin(run, run.data.spec))

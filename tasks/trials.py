@@ -44,9 +44,9 @@ from models.trials import (
     total_steps,
 )
 from tasks.context import Run
+from tasks.initial import begin
 from tasks.orders import update_name
 from tasks.planning import job_facts, profile
-from tasks.pretrained import start_of
 from tasks.state import Partition, RoundState, TrialState
 from tasks.subject import Subject, trial_rows
 
@@ -147,7 +147,7 @@ def _live(run: Run, plan: SearchPlan, number: int) -> Subject:
     if state.generation and kept.exists():
         published = Published.from_bytes(kept.read_bytes())
     else:
-        published = Published(start_of(spec, run.base))
+        published = Published(begin(run, spec))
     return Subject(
         spec=spec,
         published=published,

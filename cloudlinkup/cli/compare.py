@@ -30,8 +30,11 @@ def _compare(home: Home, request_id: str, job: JobSpec) -> Comparison:
     from cloudlinkup.tables.prepared import Prepared
     from cloudlinkup.training.baseline import train_alone
     from cloudlinkup.training.evaluate import score
+    from cloudlinkup.training.start import begin_with
 
-    data = Prepared.load(home.job_folder(request_id) / "prepared")
-    alone = train_alone(data.spec, data.features, data.targets, job.train.samples, seed=job.train.seed)
+    folder = home.job_folder(request_id)
+    data = Prepared.load(folder / "prepared")
+    start = begin_with(data.spec, folder / "initial.safetensors")
+    alone = train_alone(data.spec, data.features, data.targets, job.train.samples, seed=job.train.seed, start=start)
     _, value = score(data.spec, alone.weights, data.holdout_features, data.holdout_targets, job.metric)
     return Comparison(round(value, 6), round(alone.seconds, 2))

@@ -61,15 +61,25 @@ def as_request_id(text: str | None) -> str:
 
 
 def with_checked_uri(job: JobSpec, settings: Settings) -> JobSpec:
-    """The job, its URI allowed and, for a file here, whole: the run works in another folder. Raises BadInput."""
+    """The job, its URIs allowed and, for files here, whole: the run works in another folder. Raises BadInput."""
+    found = job.model_copy(update={"data": job.data.model_copy(update={"uri": _checked(job.data.uri, settings)})})
+    if (initial := job.train.initial) is None:
+        return found
+    try:
+        uri = _checked(initial.uri, settings)
+    except BadInput as error:
+        raise BadInput("train.initial.uri", error.value, error.problem, error.fix) from None
+    train = job.train.model_copy(update={"initial": initial.model_copy(update={"uri": uri})})
+    return found.model_copy(update={"train": train})
+
+
+def _checked(uri: str, settings: Settings) -> str:
     from cloudlinkup.tables.uri import check_uri, local_file, scheme_of
 
-    uri = job.data.uri
     if scheme_of(uri) == "file":
-        uri = local_file(uri, settings.file_roots).as_uri()
-    else:
-        check_uri(uri, settings.file_roots)
-    return job.model_copy(update={"data": job.data.model_copy(update={"uri": uri})})
+        return local_file(uri, settings.file_roots).as_uri()
+    check_uri(uri, settings.file_roots)
+    return uri
 
 
 async def submit_job(

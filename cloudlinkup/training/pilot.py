@@ -41,8 +41,11 @@ def pilot_segments(spec: TrainingSpec) -> int:
     return int(min(MOST, max(LEAST, WORK / step / SEGMENT)))
 
 
-def pilot_losses(spec: TrainingSpec, features: np.ndarray, targets: np.ndarray) -> dict[float, float]:
+def pilot_losses(
+    spec: TrainingSpec, features: np.ndarray, targets: np.ndarray, start: np.ndarray | None = None
+) -> dict[float, float]:
     """The mean loss on rows kept back by rate; infinity where it diverged. `features`, `targets`: training rows.
+    `start`: flat weights, by default the spec's initial ones.
 
     Blocks. Raises ValueError when they do not fit the spec.
     """
@@ -54,7 +57,8 @@ def pilot_losses(spec: TrainingSpec, features: np.ndarray, targets: np.ndarray) 
     found: dict[float, float] = {}
     for rate in RATES:
         one = replace(spec, lr=rate)
-        runner = SegmentRunner(one, work, initial_weights(one), features[trained], targets[trained])
+        begin = initial_weights(one) if start is None else start
+        runner = SegmentRunner(one, work, begin, features[trained], targets[trained])
         while runner.run_segment():
             pass
         with torch_threads(1):
