@@ -12,7 +12,6 @@ KERNEL = 31  # of a convolution, along each side
 STRIDE = 8
 POOL = 64  # side of a pooling window
 HEADS = 64
-SIDE = 4_096  # of an image, or tokens of a sequence
 BLOCKS = 64  # of a transformer
 CONTEXT = 4_096  # tokens of a language model's window
 INPUTS = 100_000

@@ -11,11 +11,13 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cloudlinkup.training.networks.kind import FrozenWeights
+if TYPE_CHECKING:  # networks use this file
+    from cloudlinkup.training.networks.kind import FrozenWeights
 
 MAX_HEADER = 16 * 2**20  # bytes
 MAX_FILE = 8 * 2**30  # bytes
