@@ -1,5 +1,9 @@
 """A job's model: the client's form says the same as the checks of training, and errors name the field."""
 
+import re
+from json import loads
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from cloudlinkup.errors import BadInput
 from cloudlinkup.model_spec import ModelSpec, refused_model
 from cloudlinkup.training.architectures import check_spec
+from cloudlinkup.training.networks.layers import TYPES
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import parse_job
 from tests.training.random_specs import valid_specs
@@ -108,3 +113,10 @@ def test_what_training_refuses_names_the_field_too():
 def test_pieces_are_part_of_a_batch():
     with pytest.raises(BadInput, match=r"train\.micro_batch = 9: is more than train\.batch, 8"):
         parse_job(JOB | {"model": {"kind": "mlp"}, "train": {"samples": 9, "batch": 8, "micro_batch": 9}})
+
+
+def test_the_page_on_models_has_valid_examples():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text()
+    shown = [FORM.validate_python(loads(block)) for block in re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)]
+    assert [model.kind for model in shown] == ["mlp", "cnn", "sequential", "transformer"]
+    assert all(f" {kind}" in page for kind in TYPES)
