@@ -208,9 +208,11 @@ def check_table(
     label: str,
     task: Literal["classification", "regression"],
     schema: Mapping[str, Mapping[str, Any]] | None = None,
+    first_row: int = 0,
 ) -> None:
     """Refuses a client's table by column, rule, count and row numbers; never by a value.
 
+    `first_row`: where these rows are a piece of the table.
     `schema`: what the client gave (see `client_schema`), else it is inferred. Raises BadInput: `data.<column>`.
     """
     names = [str(c) for c in frame.columns]
@@ -229,7 +231,9 @@ def check_table(
         found += violations(client_schema(schema), checked)
     if found:
         first = found[0]
-        shown = ", ".join(map(str, first.rows)) + (", ..." if first.count > len(first.rows) else "")
+        shown = ", ".join(str(first_row + row) for row in first.rows) + (
+            ", ..." if first.count > len(first.rows) else ""
+        )
         more = f"; {len(found) - 1} more rules are broken" if len(found) > 1 else ""
         raise BadInput(
             f"data.{first.column}",

@@ -18,7 +18,8 @@ from cloudlinkup.agent.probes import measure_or_cached
 from cloudlinkup.home import Home, Settings
 from cloudlinkup.tables.prepare import prepare
 from cloudlinkup.tables.prepared import Prepared
-from cloudlinkup.tables.read import fetch, read_table, read_tokenizer
+from cloudlinkup.tables.read import MAX_SOURCE, fetch, parse_table, read_tokenizer
+from cloudlinkup.tables.stored import Stored, csv_to_parquet
 from cloudlinkup.tables.windows import prepare_text
 from cloudlinkup.training.architectures import needed_extra, parameter_count
 from cloudlinkup.training.networks.kind import FrozenWeights
@@ -36,23 +37,40 @@ from models.telemetry import Telemetry
 from models.trials import SearchWork
 from tasks.peers import Peer
 
+IN_MEMORY = 64 * 2**20  # bytes of a table's source
+FETCH = 3_600.0  # seconds for a download
 
-async def load_data(job: JobSpec, roots: tuple[Path, ...], place: Path) -> Prepared:
+
+async def load_data(job: JobSpec, roots: tuple[Path, ...], place: Path, in_memory: int = IN_MEMORY) -> Prepared:
     """The client's rows, checked, prepared and kept in the folder `place`, which is made.
 
-    Raises BadInput by field, value and fix, never with a cell. What is there already is replaced.
+    `in_memory`: bytes of a table's source up to which it is read whole; a larger one is read in pieces, with the same
+    result. Raises BadInput by field, value and fix, never with a cell. What is there already is replaced.
     """
     await asyncio.to_thread(_empty, place)
     if job.data.format == "text":
         return await _load_text(job, roots, place)
-    frame = await read_table(job.data, roots)
+    download, table = place / "source", place / "table.parquet"
+    try:
+        path = await fetch(job.data.uri, roots, download, MAX_SOURCE, FETCH)
+        return await asyncio.to_thread(_prepare_table, path, job, place, table, in_memory)
+    finally:
+        for left in (download, table):
+            left.unlink(missing_ok=True)
 
-    def checked() -> Prepared:
-        assert job.task != "next_token", "which the job's own checks hold"
-        check_table(frame, job.data.column, job.task)
-        return prepare(frame, job).save(place)
 
-    return await asyncio.to_thread(checked)
+def _prepare_table(path: Path, job: JobSpec, place: Path, table: Path, in_memory: int) -> Prepared:
+    """In memory where the source is small; else in pieces, a CSV by way of the Parquet file `table`."""
+    assert job.task != "next_token", "which the job's own checks hold"
+    data = job.data
+    if path.stat().st_size <= in_memory:
+        frame = parse_table(path.read_bytes(), data)
+        check_table(frame, data.column, job.task)
+        return prepare(frame, job, place)
+    stored = Stored(path if data.format == "parquet" else csv_to_parquet(path, data, table), data.uri)
+    for start, piece in stored.pieces():
+        check_table(piece, data.column, job.task, first_row=start)
+    return prepare(stored, job, place)
 
 
 def _empty(place: Path) -> None:
@@ -64,7 +82,7 @@ async def _load_text(job: JobSpec, roots: tuple[Path, ...], place: Path) -> Prep
     tokenizer = None if job.data.tokenizer is None else await read_tokenizer(job.data.tokenizer, roots)
     download = place / "source"
     try:
-        path = await fetch(job.data.uri, roots, download)
+        path = await fetch(job.data.uri, roots, download, MAX_SOURCE, FETCH)
         return await asyncio.to_thread(prepare_text, path, job, place, tokenizer)
     finally:
         download.unlink(missing_ok=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.model_spec import ModelSpec, for_training, refused_model
-from cloudlinkup.tables.prepared import Prepared
+from cloudlinkup.tables.prepared import Arrays, Prepared
 from cloudlinkup.tables.recipe import (
     MAX_WORDS,
     MISSING,
@@ -31,6 +32,7 @@ from cloudlinkup.tables.recipe import (
     plain,
     words,
 )
+from cloudlinkup.tables.stored import Frame, Stored
 from cloudlinkup.training.architectures import MAX_INPUTS, check_spec, with_micro_batch
 from cloudlinkup.training.schedule import Rounds, choose_rounds
 from cloudlinkup.training.spec import TrainingSpec
@@ -43,27 +45,28 @@ MAX_CLASSES = 1_000
 MAX_TABLE = 4 * 2**30  # bytes of prepared features
 
 
-def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
-    """The job's rows, ready to train on. The same table and job give the same bytes. Raises BadInput."""
+def prepare(source: pd.DataFrame | Stored, job: JobSpec, place: Path | None = None) -> Prepared:
+    """The job's rows, ready to train on, in memory or in files in `place`. The same table and job give the same bytes,
+    whether it is in memory or read in pieces. Raises BadInput."""
     assert job.task != "next_token", "text is prepared by tables/windows.py"
-    label = job.data.column
-    duplicates = frame.columns[frame.columns.duplicated()]
-    if len(duplicates):
-        raise BadInput(str(duplicates[0]), "(twice)", "this column's name is used twice", "rename one")
-    if label not in frame.columns:
-        problem = f"is not among the table's {len(frame.columns)} columns"
+    label, table = job.data.column, Frame(source) if isinstance(source, pd.DataFrame) else source
+    duplicates = [name for name in table.columns if table.columns.count(name) > 1]
+    if duplicates:
+        raise BadInput(duplicates[0], "(twice)", "this column's name is used twice", "rename one")
+    if label not in table.columns:
+        problem = f"is not among the table's {len(table.columns)} columns"
         raise BadInput("data.label", label, problem, "correct its spelling, or give the table a header")
-    if len(frame.columns) < 2:
+    if len(table.columns) < 2:
         raise BadInput("data.uri", "1 column", "there is no column but the label", "add columns to learn from")
-    if len(frame) < MIN_ROWS:
-        raise BadInput("data.uri", f"{len(frame)} rows", f"at least {MIN_ROWS} are needed", "add rows")
-    if round(job.data.holdout * len(frame)) < 1:
-        problem = f"leaves none of {len(frame)} rows to score on"
-        raise BadInput("data.holdout", job.data.holdout, problem, f"raise it to {1 / len(frame):.3f} or more")
-    if len(frame) < job.contributors.max * LEAST_ROWS:
-        problem = f"{len(frame)} rows are too few to give each a partition"
+    if table.rows < MIN_ROWS:
+        raise BadInput("data.uri", f"{table.rows} rows", f"at least {MIN_ROWS} are needed", "add rows")
+    if round(job.data.holdout * table.rows) < 1:
+        problem = f"leaves none of {table.rows} rows to score on"
+        raise BadInput("data.holdout", job.data.holdout, problem, f"raise it to {1 / table.rows:.3f} or more")
+    if table.rows < job.contributors.max * LEAST_ROWS:
+        problem = f"{table.rows} rows are too few to give each a partition"
         raise BadInput("contributors.max", job.contributors.max, problem, "lower it, or add rows")
-    answers = plain(pd.Series(frame[label]))
+    answers = plain(table.column(label))
     missing = int(np.count_nonzero(answers.isna()))
     if missing:
         raise BadInput("data.label", label, f"{missing} rows have no label", "remove those rows")
@@ -79,18 +82,39 @@ def prepare(frame: pd.DataFrame, job: JobSpec) -> Prepared:
         classes, outputs = None, 1
         targets = ((raw - target.mean) / target.scale).astype(np.float32)[:, None]
     fit = _fit_for(job.model)
-    fitted = [fit(plain(pd.Series(frame[name])).iloc[train]) for name in frame.columns if name != label]
+    fitted = [fit(plain(table.column(name)).iloc[train]) for name in table.columns if name != label]
     columns = [column for column in fitted if column is not None]
     if not columns:
         raise BadInput("data.uri", "no feature", "no column but the label varies", "add columns to learn from")
     recipe = Preprocessing(label=label, task=job.task, columns=tuple(columns), classes=classes, target=target)
-    if recipe.inputs > MAX_INPUTS or recipe.inputs * len(frame) * 4 > MAX_TABLE:
-        size = f"{recipe.inputs} features, {len(frame)} rows"
+    if recipe.inputs > MAX_INPUTS or recipe.inputs * table.rows * 4 > MAX_TABLE:
+        size = f"{recipe.inputs} features, {table.rows} rows"
         raise BadInput("data.uri", size, "too large once categories are columns", "drop columns or rows")
-    features = recipe.features(frame)
     weights = _class_weights(job, targets[train], outputs)
     spec = spec_of(job, recipe.inputs, outputs, len(train), weights)
-    return Prepared(features[train], targets[train], features[held], targets[held], recipe, recipe.classes or (), spec)
+    arrays = Arrays(place)
+    made = {
+        name: arrays.make(name, (len(rows), *shape), dtype)
+        for prefix, rows in (("", train), ("holdout_", held))
+        for name, shape, dtype in (
+            (f"{prefix}features", (recipe.inputs,), np.float32),
+            (f"{prefix}targets", targets.shape[1:], targets.dtype),
+        )
+    }
+    made["targets"][:], made["holdout_targets"][:] = targets[train], targets[held]
+    _encode(table, recipe, {"features": train, "holdout_features": held}, made)
+    return arrays.finish(made, recipe, spec)
+
+
+def _encode(
+    table: Frame | Stored, recipe: Preprocessing, rows: dict[str, np.ndarray], made: dict[str, np.ndarray]
+) -> None:
+    """Fills the features' arrays, each with its own `rows` (ascending) of the table, piece by piece."""
+    for start, piece in table.pieces():
+        features = recipe.features(piece)
+        for name, numbers_ in rows.items():
+            first, last = np.searchsorted(numbers_, (start, start + len(piece)))
+            made[name][first:last] = features[numbers_[first:last] - start]
 
 
 def spec_of(
@@ -143,27 +167,29 @@ def _class_weights(job: JobSpec, codes: np.ndarray, classes: int) -> tuple[float
 def _classes(series: pd.Series) -> tuple[tuple[Word, ...], np.ndarray]:
     """(the label's words in order, each row's class number)."""
     name = str(series.name)
+    plain_text = series.dtype != object or all(isinstance(value, str) for value in series)
+    codes, different = pd.factorize(series) if plain_text else (np.empty(0, np.int64), [])
     if pd.api.types.is_bool_dtype(series.dtype):
-        values: list[Word] = [bool(v) for v in series]
+        values: list[Word] = [bool(v) for v in different]
     elif pd.api.types.is_integer_dtype(series.dtype):
-        values = [int(v) for v in series]
+        values = [int(v) for v in different]
     elif pd.api.types.is_float_dtype(series.dtype):
-        values = [float(v) for v in series]
+        values = [float(v) for v in different]
         if not all(isfinite(v) and v.is_integer() for v in values if isinstance(v, float)):
             fix = 'use task "regression", or a label of classes'
             raise BadInput("data.label", name, "its numbers are not classes", fix)
-    elif all(isinstance(v, str) for v in series):
-        values = [str(v) for v in series]
+    elif plain_text and all(isinstance(v, str) for v in different):
+        values = [str(v) for v in different]
     else:
         raise BadInput("data.label", name, "labels must be text, whole numbers or booleans", "convert the column")
-    found = sorted(set(values))
+    found = sorted(values)
     if len(found) < 2:
         raise BadInput("data.label", name, "every row has the same label", "choose a label that varies")
     if len(found) > MAX_CLASSES:
         problem = f"{len(found)} different labels are more than {MAX_CLASSES}"
         raise BadInput("data.label", name, problem, 'merge classes, or use task "regression" for numbers')
     number = {value: k for k, value in enumerate(found)}
-    return tuple(found), np.array([number[value] for value in values], np.int64)
+    return tuple(found), np.array([number[value] for value in values], np.int64)[codes]
 
 
 def _regression(series: pd.Series) -> np.ndarray:
@@ -239,6 +265,8 @@ def _fit(series: pd.Series) -> Column | None:
     if pd.api.types.is_datetime64_any_dtype(series.dtype) or pd.api.types.is_timedelta64_dtype(series.dtype):
         fix = "turn it into numbers (days since a date, month, weekday), or remove it"
         raise BadInput(name, str(series.dtype), "dates are not read as features", fix)
+    if series.dtype != object:  # text throughout: its different words say it all
+        series = series.drop_duplicates()
     present = series.astype(object).dropna()
     if not all(isinstance(value, str | bool | int | float | np.generic) for value in present):
         raise BadInput(name, str(series.dtype), "this column holds neither numbers nor words", "convert or remove it")

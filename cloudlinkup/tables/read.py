@@ -26,7 +26,8 @@ from cloudlinkup.errors import BadInput, Unavailable
 from cloudlinkup.tables.uri import check_uri, local_file, printable, public_addresses, refuse, scheme_of
 from cloudlinkup.types import DataSpec, TokenizerSpec
 
-MAX_BYTES = 512 * 2**20
+MAX_BYTES = 512 * 2**20  # that are read into memory at most
+MAX_SOURCE = 64 * 2**30  # of a source that is read in pieces
 MAX_TOKENIZER = 12 * 2**20
 MAX_CELLS = 300_000_000
 MAX_EXPANSION = 8  # times MAX_BYTES that a Parquet file may take once unpacked
@@ -178,7 +179,7 @@ async def _get(
 
     Raises BadInput for a refused address, redirect, status or size; Unavailable when the host does not answer.
     """
-    limits = httpx.Timeout(seconds, connect=min(seconds, 10.0))
+    limits = httpx.Timeout(min(seconds, TIMEOUT), connect=min(seconds, 10.0))
     async with httpx.AsyncClient(verify=verify, timeout=limits, trust_env=False, follow_redirects=False) as client:
         where = uri
         for _ in range(MAX_REDIRECTS + 1):
@@ -241,18 +242,32 @@ def _csv(raw: bytes, data: DataSpec) -> pd.DataFrame:
         line = raw[: error.start].count(b"\n") + 1
         raise refuse(data.uri, f"is not UTF-8 text (line {line})", "save it as UTF-8, or as Parquet") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OverflowError) as error:
-        line = re.search(r"line (\d+)", str(error))
-        place = f" (line {line.group(1)})" if line else ""
-        raise refuse(data.uri, f"is not a comma-separated table with a header{place}", "correct the file") from None
-    header = pd.read_csv(io.BytesIO(raw), encoding="utf-8-sig", compression=None, header=None, nrows=1, dtype=str)
-    names = header.iloc[0].dropna()
-    if names.duplicated().any():  # pandas would have renamed it; said by place, as without a header these are cells
-        name = names[names.duplicated()].iloc[0]
-        places = " and ".join(str(int(str(k)) + 1) for k in names.index[names == name][:2])
-        raise refuse(data.uri, f"columns {places} have the same name", "rename one, or give the table a header")
+        raise csv_problem(error, data.uri) from None
+    check_header(io.BytesIO(raw), data.uri)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
         raise refuse(data.uri, "has rows with more fields than its header", "correct the header")
     return frame
+
+
+def csv_problem(error: Exception, uri: str) -> BadInput:
+    """What pandas could not read, by line, without its message, which may hold a cell."""
+    line = re.search(r"line (\d+)", str(error))
+    place = f" (line {line.group(1)})" if line else ""
+    return refuse(uri, f"is not a comma-separated table with a header{place}", "correct the file")
+
+
+def check_header(source: io.BytesIO | Path, uri: str) -> None:
+    """Raises BadInput where two columns have the same name, which pandas would have changed. It is said by place, as
+    without a header these are cells."""
+    try:
+        header = pd.read_csv(source, encoding="utf-8-sig", compression=None, header=None, nrows=1, dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OverflowError) as error:
+        raise csv_problem(error, uri) from None
+    names = header.iloc[0].dropna()
+    if names.duplicated().any():
+        name = names[names.duplicated()].iloc[0]
+        places = " and ".join(str(int(str(k)) + 1) for k in names.index[names == name][:2])
+        raise refuse(uri, f"columns {places} have the same name", "rename one, or give the table a header")
 
 
 def _parquet(raw: bytes, data: DataSpec, max_bytes: int) -> pd.DataFrame:
