@@ -46,7 +46,7 @@ def test_a_grid_is_every_combination():
     assert [t.settings for t in trials] == [
         {"train.lr": lr, "model.hidden": hidden} for lr in (0.003, 0.01) for hidden in ([8], [16, 8])
     ]
-    assert [(t.job.train.lr, t.job.model.hidden) for t in trials] == [
+    assert [(t.job.train.lr, t.job.model.model_dump()["hidden"]) for t in trials] == [
         (0.003, (8,)), (0.003, (16, 8)), (0.01, (8,)), (0.01, (16, 8)),
     ]  # fmt: skip
     assert all(t.job.search is None and t.fold is None for t in trials)
@@ -65,7 +65,7 @@ def test_a_random_search_draws_the_same_again_and_within_its_ranges():
     assert rates.min() >= -4 and rates.max() <= -1
     assert 0.25 < (rates < -2.5).mean() < 0.75, "evenly in the logarithm"
     assert all(8 <= t.job.train.batch <= 64 for t in trials)
-    assert {t.job.model.activation for t in trials} == {"relu", "gelu"}
+    assert {t.job.model.model_dump()["activation"] for t in trials} == {"relu", "gelu"}
     other = expand(job(search, train={**JOB["train"], "seed": 1}))
     assert [t.settings for t in other] != [t.settings for t in trials]
 

@@ -66,10 +66,11 @@ def test_the_job_is_what_init_would_write_with_what_was_given(settings: Settings
     changes = {"task": None, "budget": "3", "goal": "cheapest", "deadline": _utc(datetime(2040, 1, 2, 3, tzinfo=UTC))}
     job = _job(path, "y", changes, model=[8], data={"holdout": 0.3}, train={"samples": None, "lr": 0.02})
     assert (job.task, job.data.label, job.data.holdout, job.budget) == ("classification", "y", 0.3, "3")
-    assert (job.model.hidden, job.train.samples, job.train.lr) == ((8,), 60 * 40, 0.02)
+    assert (job.model.model_dump()["hidden"], job.train.samples, job.train.lr) == ((8,), 60 * 40, 0.02)
     assert (job.deadline, job.goal) == (datetime(2040, 1, 2, 3, tzinfo=UTC), "cheapest")
     pd.testing.assert_frame_equal(pd.read_parquet(path), FRAME)
-    assert _job(path, "y", changes, model={"kind": "mlp", "hidden": [3], "activation": "tanh"}).model.hidden == (3,)
+    named = _job(path, "y", changes, model={"kind": "mlp", "hidden": [3], "activation": "tanh"}).model
+    assert named.model_dump()["hidden"] == (3,)
     with pytest.raises(BadInput, match="time zone"):
         _utc(datetime(2040, 1, 1))
     assert path.stat().st_mode & 0o777 == 0o600

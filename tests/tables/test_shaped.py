@@ -6,6 +6,7 @@ import pytest
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.tables.prepare import prepare
+from cloudlinkup.tables.recipe import Preprocessing
 from cloudlinkup.types import parse_job
 
 
@@ -40,6 +41,7 @@ def test_a_pixel_that_does_not_vary_keeps_its_place(images: pd.DataFrame):
     assert found.features[:, 1].std() == pytest.approx(1, abs=1e-3)
     assert prepare(images, job({"kind": "mlp"})).spec.inputs == 14
     again = images.drop(columns="y").assign(p5=9.0)  # later it does vary
+    assert isinstance(found.preprocessing, Preprocessing)
     assert (found.preprocessing.features(again)[:, 5] == 2).all()
 
 
