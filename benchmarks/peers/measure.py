@@ -65,8 +65,11 @@ def idle_share(work: Work, speeds: list[float], began: float, ended: float, away
 def account(claimed: dict[int, int], done: dict[int, int], free: set[int]) -> tuple[int, int]:
     """(steps done that are not in the model, steps in the model that were not done).
 
-    `claimed`: in the model, by worker; `done` before that model; `free`: who does nothing."""
+    `claimed`: in the model, by worker (hivemind does not tell by whom: all are one's); `done` before that model;
+    `free`: who does nothing."""
     false = sum(steps for worker, steps in claimed.items() if worker in free)
+    if free:
+        false = max(false, sum(claimed.values()) - sum(done.values()))
     wasted = sum(done.values()) - (sum(claimed.values()) - false)
     return max(0, wasted), false
 

@@ -153,6 +153,8 @@ def test_idle_time_is_weighted_by_speed_and_a_dead_machine_is_not_idle() -> None
 def test_wasted_and_false_steps() -> None:
     assert account({0: 50, 1: 50}, {0: 50, 1: 60}, set()) == (10, 0)
     assert account({0: 50, 1: 50}, {0: 50, 1: 0}, {1}) == (0, 50)
+    assert account({0: 100}, {0: 30, 1: 40}, {2}) == (0, 30), "who claimed it is not known"
+    assert account({0: 50}, {0: 49, 1: 0}, set()) == (0, 0)
 
 
 # ---------------------------------------------------------------- results
