@@ -13,6 +13,7 @@ from cloudlinkup.wire.hashes import sha256
 from models.plan import RoundPlan, SeatRound
 from tasks.awards import carried, read_job
 from tasks.context import Run
+from tasks.inclusion import hand_over_paths
 from tasks.newcomer import share_rows
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
@@ -154,6 +155,7 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
     if peer is None or not peer.fits(seat):
         entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
         return
+    offered = False
     while (bad := await send_order(run, round_, entry, peer, seat)) is not None:
         order = read_order(run, entry)
         if bad.reason == "weights" and not entry.snapshot:
@@ -161,6 +163,8 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
         elif bad.reason == "moments" and order.moments is not None:  # it lost them: it begins afresh
             seat.moments, seat.moments_steps = "", 0
             run.event("fresh_state", round=round_.round, seat=seat.seat)
+        elif bad.reason == "inclusion" and not offered and await hand_over_paths(run, seat):
+            offered = True
         else:
             return
         entry.order = make_order(

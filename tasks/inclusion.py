@@ -1,0 +1,61 @@
+"""An inclusion path that did not arrive with its challenge is handed over again, where its contributor misses it.
+
+A contributor takes no further order while a round that the chain has committed lacks its path: nobody could else know
+whether its work was left out. A challenge that got lost on the way would so end an honest contributor's part in the
+job. The round it belongs to stays unpaid: no opening in time is a failed round.
+"""
+
+from __future__ import annotations
+
+from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
+from cloudlinkup.verify import merkle
+from cloudlinkup.wire.calls import CallRequest, ChallengeCall, PathStep
+from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
+from tasks.context import Run
+from tasks.state import Entry, RoundState, Seat
+
+WITHIN = 15.0  # seconds
+JUDGED = ("accepted", "rejected", "timeout")
+
+
+async def hand_over_paths(run: Run, seat: Seat) -> bool:
+    """Sends the paths of the seat's rounds that were committed and not opened; whether any was taken."""
+    rounds = [RoundState.model_validate_json(text) for text in run.store.rounds(run.request_id)]
+    taken = False
+    for round_ in rounds:
+        for entry in under_the_root(round_):
+            if entry.seat == seat.seat and entry.outcome == "timeout":
+                taken |= await _hand_over(run, round_, entry)
+    return taken
+
+
+def under_the_root(round_: RoundState) -> list[Entry]:
+    """The entries of a judged round that its committed root covers, by seat."""
+    return sorted((e for e in round_.entries if e.root and e.outcome in JUDGED), key=lambda e: e.seat)
+
+
+async def _hand_over(run: Run, round_: RoundState, entry: Entry) -> bool:
+    assert run.state.terms is not None
+    leaf = seat_leaf(entry.seat, bytes.fromhex(entry.root))
+    leaves = [secret_leaf(bytes.fromhex(round_.secret))]
+    leaves += [seat_leaf(e.seat, bytes.fromhex(e.root)) for e in under_the_root(round_)]
+    root = merkle.root(leaves)
+    if root.hex() != round_.root:
+        return False
+    path = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, leaves.index(leaf)))
+    call = ChallengeCall(
+        order=entry.order.hash.hex(), round=round_.round, seat=entry.seat, root=root, path=path, open=(), after=False
+    )
+    job_id = run.state.terms.job_id
+    request = CallRequest(kind="challenge", body=call.pack(), deadline=WITHIN, job_id=job_id)
+    try:
+        await run.cluster.call(
+            entry.agent, request, f"path-{run.request_id}-{round_.round}-{entry.seat}-{run.state.round}"
+        )
+    except ClusterLost:
+        raise
+    except (ClusterError, ProtocolError) as error:
+        run.log.info("path_not_taken", round=round_.round, seat=entry.seat, why=str(error)[:120])
+        return False
+    run.event("path_sent", round=round_.round, seat=entry.seat)
+    return True
