@@ -16,7 +16,7 @@ from models.facts import Prediction
 
 Z90 = 1.2815515655446004  # P90 of a standard Gaussian
 HIDDEN = 0.3  # sigma of a contributor's hidden slowdown in log space
-SHARD_NOISE = 0.10  # sigma of one shard's mean time that does not shrink with its segments (other load, transfers)
+SHARD_NOISE = 0.05  # sigma of one shard's mean time that does not shrink with its segments (other load, transfers)
 SEGMENT_NOISE = 0.10  # sigma of one segment's time
 DRIFT = 0.05  # sigma by which a contributor's speed may move from one round to the next
 

@@ -236,6 +236,11 @@ def _round_size(remaining: int, full: int, segment: int) -> int:
     return max(segment, size // segment * segment) if remaining >= segment else 0
 
 
+def rounds_left(plan: JobPlan, remaining: int, seats: int) -> int:
+    """How many rounds `remaining` steps take with so many seats."""
+    return _count_rounds(remaining, plan.local_steps * max(1, seats), plan.segment_steps)
+
+
 def _count_rounds(total: int, full: int, segment: int) -> int:
     rounds = 0
     while total >= segment:

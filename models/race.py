@@ -17,11 +17,14 @@ Nothing here believes a claimed speed: somebody is measured or is not kept. Pure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
-from models.estimate import Estimate, estimate
+import numpy as np
+
+from models.correction import SHARD_NOISE, Correction
+from models.estimate import Estimate, Rest, estimate
 from models.facts import Prediction, TrackRecord
 from models.plan import JobPlan
 from models.selection import Ranked, reliability
@@ -56,8 +59,8 @@ class Kept:
         return self.finish is None or self.finish.quantile(level) > seconds
 
 
-def keep(racers: Sequence[Racer], places: int, *, steps: int, seconds_left: float, fixed: float = 0.0) -> Kept:
-    """The `places` best of the racers, for `steps` more in `seconds_left`, of which `fixed` are not training.
+def keep(racers: Sequence[Racer], places: int, *, rest: Rest, seconds_left: float) -> Kept:
+    """The `places` best of the racers, for the `rest` of the job in `seconds_left`.
 
     The order of `racers` does not matter. Raises ValueError for fewer than one place.
     """
@@ -73,12 +76,31 @@ def keep(racers: Sequence[Racer], places: int, *, steps: int, seconds_left: floa
     }
     found: list[Kept] = []
     for by, order in orders.items():
-        finish = estimate(steps, [r.speed for r in order[:places]], fixed)
+        finish = estimate(rest, [r.speed for r in order[:places]], [r.speed for r in order[places:]])
         kept = Kept(tuple(r.seat for r in order[:places]), (*(r.seat for r in order[places:]), *failed), finish, by)
         if not kept.late(seconds_left):
             return kept
         found.append(kept)
     return found[-1]
+
+
+def regressed(beliefs: Mapping[int, Correction], noise: float = SHARD_NOISE) -> dict[int, Correction]:
+    """Beliefs by seat after the pilot, as they are to be expected of those that are picked for having measured well.
+
+    Who is picked from many was partly lucky. Tweedie's formula (Robbins 1956; Efron 2011) takes that back without
+    knowing how the true speeds are spread: E[x | y] = y + noise^2 d log f / dy, f the density of all that was measured,
+    here by Gaussian kernels as wide as the noise. Among machines that are all alike, most of a lead was luck; where
+    they differ much, hardly any. Who was not measured stays as it was.
+    """
+    measured = {seat: b for seat, b in beliefs.items() if b.segments}
+    if not measured:
+        return dict(beliefs)
+    y = np.array([b.mean for b in measured.values()])
+    apart = y[:, None] - y[None, :]
+    near = np.exp(-(apart**2) / (2 * noise**2))
+    means = y - (near * apart).sum(1) / near.sum(1)
+    moved = {seat: replace(b, mean=float(m)) for (seat, b), m in zip(measured.items(), means, strict=True)}
+    return dict(beliefs) | moved
 
 
 @dataclass(frozen=True)

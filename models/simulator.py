@@ -18,10 +18,10 @@ from math import exp, inf
 import numpy as np
 
 from models.correction import Correction
-from models.estimate import Estimate, estimate
+from models.estimate import Estimate, estimate, rest_of
 from models.facts import Prediction, TrackRecord
 from models.plan import JobPlan, RoundPlan, plan_pilot, plan_round
-from models.race import Racer, Waiting, keep, latecomers, returning
+from models.race import Racer, Waiting, keep, latecomers, regressed, returning
 from models.selection import Ranked
 
 MOST_ROUNDS = 1_000
@@ -186,15 +186,23 @@ class Simulation:
         return delivered
 
     def _race(self, delivered: Mapping[int, int]) -> None:
+        self.beliefs = regressed(self.beliefs)
         racers = [Racer(s, b.prediction, delivered.get(s, 0), TrackRecord()) for s, b in self.beliefs.items()]
-        kept = keep(racers, len(self.plan.seats), steps=self.left, seconds_left=inf)
+        places = len(self.plan.seats)
+        rest = rest_of(self.plan, self.left, min(places, len(racers)), self.world.dispatch)
+        kept = keep(racers, places, rest=rest, seconds_left=inf)
         self.raced = True
         self.dropped = {s: b for s, b in self.beliefs.items() if s not in kept.kept}
         self.beliefs = {s: self.beliefs[s] for s in kept.kept}
 
     def _estimate(self) -> Estimate:
-        rounds = -(-self.left // max(1, self.plan.round_steps))
-        return estimate(self.left, [b.prediction for b in self.beliefs.values()], rounds * self.world.dispatch)
+        rest = rest_of(self.plan, self.left, len(self.beliefs), self.world.dispatch)
+        speeds = [b.prediction for b in self.beliefs.values()]
+        return estimate(rest, speeds, [b.prediction for b in self.spares().values()])
+
+    def spares(self) -> dict[int, Correction]:
+        """Who raced, was measured and not kept, and is here."""
+        return {s: b for s, b in self.dropped.items() if b.segments and self.machines[s].until > self.now}
 
 
 def simulate(

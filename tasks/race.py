@@ -6,12 +6,13 @@ caps cannot fall), and are the first to come back when somebody is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 
 from models.correction import Correction
-from models.estimate import Estimate, estimate
+from models.estimate import Estimate, estimate, rest_of
 from models.plan import JobPlan
-from models.race import Racer, Waiting, keep, returning
+from models.race import Racer, Waiting, keep, regressed, returning
 from models.telemetry import Telemetry
 from tasks.context import Run
 from tasks.peers import Peer
@@ -40,13 +41,10 @@ async def decide(
     assert run.state.terms is not None
     # awards stop at the chain's deadline, which may be sooner than the client's
     left = min(run.job.deadline.timestamp(), run.state.terms.deadline) - await run.ledger.now()
-    kept = keep(
-        await _racers(run),
-        min(run.job.contributors.max, len(plan.seats)),
-        steps=remaining,
-        seconds_left=left,
-        fixed=handling(run, remaining, plan),
-    )
+    beliefs = regressed({seat.seat: Correction(**seat.belief) for seat in run.state.active()})
+    places = min(run.job.contributors.max, len(plan.seats))
+    rest = rest_of(plan, remaining, min(places, len(beliefs)), handling(run))
+    kept = keep(await _racers(run, beliefs), places, rest=rest, seconds_left=left)
     assert kept.finish is not None  # somebody here delivered, or this would still be the pilot
     why = ""
     if kept.late(left):
@@ -62,6 +60,8 @@ async def decide(
     for seat in run.state.seats:  # also who is away: whoever comes back finds its place taken
         if seat.seat not in kept.kept and seat.state != "rejected":
             seat.dropped, seat.state, seat.has_weights = True, "idle", -1
+        if seat.seat in beliefs:
+            seat.belief = asdict(beliefs[seat.seat])
     run.state.raced = "kept"
     run.save()
     run.event("raced", kept=list(kept.kept), dropped=list(kept.dropped), by=kept.by)
@@ -71,14 +71,14 @@ async def decide(
     return True
 
 
-async def _racers(run: Run) -> list[Racer]:
+async def _racers(run: Run, beliefs: Mapping[int, Correction]) -> list[Racer]:
     """Those still here, with what they delivered so far (a pilot that brought nothing is held again)."""
     telemetry, found = Telemetry(run.settings.home.telemetry_db), []
     for seat in run.state.active():
         found.append(
             Racer(
                 seat=seat.seat,
-                speed=Correction(**seat.belief).prediction,
+                speed=beliefs[seat.seat].prediction,
                 segments=seat.accepted,
                 record=await telemetry.track_record(seat.agent, str(run.owner)),
             )
@@ -105,10 +105,9 @@ def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
         run.event("seated", seat=seat.seat, wallet=seat.wallet)
 
 
-def handling(run: Run, remaining: int, plan: JobPlan) -> float:
-    """Seconds beside training of the rounds that are left, as the last round had them."""
-    rounds = -(-remaining // max(1, plan.round_steps))
-    return rounds * max(0.0, run.state.round_seconds - run.state.round_training)
+def handling(run: Run) -> float:
+    """Seconds beside training of a round, as the last one had them."""
+    return max(0.0, run.state.round_seconds - run.state.round_training)
 
 
 def tell_estimate(run: Run, plan: JobPlan, remaining: int) -> Estimate | None:
@@ -116,7 +115,10 @@ def tell_estimate(run: Run, plan: JobPlan, remaining: int) -> Estimate | None:
     speeds = [Correction(**seat.belief).prediction for seat in run.state.active()]
     if not run.state.steps_done or not speeds or run.job.search is not None:
         return None
-    found = estimate(remaining, speeds, handling(run, remaining, plan))
+    waiting = [s for s in run.state.seats if s.dropped and s.accepted and s.faults < MOST_FAULTS]
+    waiting = [s for s in waiting if s.state != "rejected"]
+    spares = [Correction(**seat.belief).prediction for seat in waiting]
+    found = estimate(rest_of(plan, remaining, len(speeds), handling(run)), speeds, spares)
     run.event(
         "estimate",
         round=run.state.round,

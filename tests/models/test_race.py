@@ -4,6 +4,7 @@ splits are held against the linear program's optimum and, on small cases, agains
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from scipy.optimize import linprog
 
 from models.allocator import integer_fill
 from models.correction import Correction
-from models.estimate import estimate
+from models.estimate import Rest
 from models.facts import Candidate, JobFacts, Prediction, TrackRecord
 from models.plan import JobPlan, plan_job, plan_pilot, plan_round
-from models.race import Racer, keep, stranded_by_race
+from models.race import Racer, keep, regressed, stranded_by_race
 from models.selection import Ranked
 
 
@@ -109,33 +110,40 @@ def test_who_may_miss_the_round_gets_less_before_it() -> None:
 def test_the_quickest_valid_on_time_step_is_kept() -> None:
     good, bad = TrackRecord(on_time=50, valid=50), TrackRecord(on_time=2, late=49, valid=51)
     field = [racer(0, 3.0), racer(1, 1.0), racer(2, 1.0, record=good), racer(3, 0.9, record=bad), racer(4, 0.1, 0)]
-    kept = keep(field, 2, steps=100, seconds_left=1e9)
+    kept = keep(field, 2, rest=Rest(100), seconds_left=1e9)
     assert kept.kept == (2, 1) and set(kept.dropped) == {0, 3, 4} and kept.by == "record"
-    assert keep(field[::-1], 2, steps=100, seconds_left=1e9).kept == kept.kept
-    nobody = keep([racer(0, 1.0, 0)], 1, steps=1, seconds_left=1e9)
+    assert keep(field[::-1], 2, rest=Rest(100), seconds_left=1e9).kept == kept.kept
+    nobody = keep([racer(0, 1.0, 0)], 1, rest=Rest(1), seconds_left=1e9)
     assert nobody.kept == () and nobody.late(1e9)
     with pytest.raises(ValueError, match="place"):
-        keep(field, 0, steps=1, seconds_left=1.0)
+        keep(field, 0, rest=Rest(1), seconds_left=1.0)
 
 
 def test_the_fastest_where_the_steadiest_would_be_late() -> None:
     good = TrackRecord(on_time=50, valid=50)
     field = [racer(0, 4.0, record=good), racer(1, 4.0, record=good), racer(2, 1.0), racer(3, 1.0)]
-    assert keep(field, 2, steps=100, seconds_left=1_000).kept == (0, 1)
-    fast = keep(field, 2, steps=100, seconds_left=100)
+    assert keep(field, 2, rest=Rest(100), seconds_left=1_000).kept == (0, 1)
+    fast = keep(field, 2, rest=Rest(100), seconds_left=100)
     assert fast.kept == (2, 3) and fast.by == "speed" and not fast.late(100)
-    assert keep(field, 2, steps=100, seconds_left=10).late(10)
+    assert keep(field, 2, rest=Rest(100), seconds_left=10).late(10)
 
 
-def test_an_estimate_is_reproducible_and_grows_with_doubt() -> None:
-    sure, doubtful = ([speed(i, 1.0, width) for i in range(4)] for width in (1.05, 2.0))
-    first = estimate(1_000, sure, fixed=10)
-    assert first.quantile(0.9) == estimate(1_000, sure, fixed=10).quantile(0.9)
-    assert 250 < first.quantile(0.5) < first.quantile(0.8) <= first.quantile(0.9) < 600
-    assert estimate(1_000, doubtful, 10).quantile(0.9) > first.quantile(0.9)
-    assert first.probability(first.quantile(0.9)) == pytest.approx(0.9, abs=0.01)
-    with pytest.raises(ValueError, match="contributors"):
-        estimate(1, [])
+def test_who_was_picked_was_partly_lucky() -> None:
+    """Of equal machines the quickest measurement moves back to the middle; where all differ it stays what it was."""
+    rng = np.random.default_rng(4)
+    alike = {
+        i: replace(Correction.start(speed(i, 1.0)), mean=float(m), segments=2)
+        for i, m in enumerate(rng.normal(0, 0.05, 30))
+    }
+    apart = {i: replace(b, mean=float(i)) for i, b in alike.items()}
+    for beliefs, least, most in ((alike, 0.3, 0.8), (apart, 0.0, 1e-6)):
+        found, mean = regressed(beliefs), np.mean([b.mean for b in beliefs.values()])
+        first = min(beliefs, key=lambda i: beliefs[i].mean)
+        back = (found[first].mean - beliefs[first].mean) / (mean - beliefs[first].mean)
+        assert least <= back <= most
+    unmeasured = {0: Correction.start(speed(0, 1.0)), **{i: b for i, b in alike.items() if i}}
+    assert regressed(unmeasured)[0] == unmeasured[0] and set(regressed(unmeasured)) == set(unmeasured)
+    assert regressed({}) == {}
 
 
 def test_a_pilot_teaches_more_than_any_claim() -> None:
