@@ -28,7 +28,7 @@ SEEN_AT_ONCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown field": ({"surprise": 1}, "surprise", "remove it"),
     "wrong type": ({"train": {"samples": "many"}}, "train.samples", "correct it"),
     "deadline in the past": ({"deadline": "2020-01-01T00:00:00Z"}, "deadline", "later"),
-    "model over the caps": ({"model": {"kind": "mlp", "hidden": [100_000]}}, "model.hidden.0", "correct it"),
+    "model over the caps": ({"model": {"kind": "mlp", "hidden": [100_000]}}, "model.hidden[0]", "correct it"),
     "a system file": ({"uri": "file:///etc/passwd"}, "data.uri", ""),
     "a link-local address": ({"uri": "https://169.254.169.254/latest/meta-data"}, "data.uri", ""),
     "a chain of file systems": ({"uri": "zip://x.csv::file:///etc/passwd"}, "data.uri", ""),

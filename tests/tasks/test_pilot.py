@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.model_spec import HuggingFaceSpec
 from cloudlinkup.training.pilot import RATES
 from cloudlinkup.types import parse_job
 from tasks.pilot import settle_rate
 from tasks.planning import load_data
 from tests.tasks.conftest import JOB, Rig
+from tests.training.tiny_language_models import document
 
 
 def auto(rig: Rig):
@@ -39,9 +41,11 @@ async def test_a_rate_that_is_named_costs_nothing(rig: Rig, monkeypatch) -> None
 
 
 async def test_where_it_cannot_choose_it_says_so(rig: Rig) -> None:
-    frozen = replace(rig.run.data, spec=replace(rig.run.data.spec, frozen="ab" * 32))
-    with pytest.raises(BadInput, match="not trained"):
-        await settle_rate(auto(rig), frozen)
+    base = {"uri": "base/model.safetensors", "sha256": "ab" * 32}
+    model = {"kind": "huggingface", "config": document("qwen2"), "lora": {"rank": 2}, "weights": base}
+    based = auto(rig).model_copy(update={"model": HuggingFaceSpec.model_validate(model)})
+    with pytest.raises(BadInput, match="those of a base"):
+        await settle_rate(based, rig.run.data)
     wild = replace(rig.run.data, features=np.full_like(rig.run.data.features, 1e38))
     with pytest.raises(BadInput, match="diverges"):
         await settle_rate(auto(rig), wild)
