@@ -11,7 +11,8 @@ Rank-1 predicts: it learns nothing, so nothing that was measured on these hosts 
 
 `ranked` starts jobs by `models.priority`, the baseline in the order of arrival. `on time` is of all jobs, `P90 kept`
 the share of those that ran and were done within their quote's P90, `over P50` the median of what a job took over its
-quote's P50. `wall` and `cpu` are seconds of the simulation alone. Intervals are 95% Wilson ones.
+quote's P50, both less the quote's audit: no auditor is simulated. `wall` and `cpu` are seconds of the simulation
+alone. Intervals are 95% Wilson ones.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Served:
-    """How one job went. `why` it was refused, or ""; `took` seconds after having `waited`, infinite if it broke off."""
+    """How one job went. `why` it was refused, or ""; `took` seconds after having `waited`, infinite if it broke off.
+    `p50`, `p90`: the quote's, less its audit, for which nobody waits here."""
 
     key: str
     why: str = ""
@@ -183,8 +184,8 @@ class Fleet:
             key=job.key,
             waited=going.began - job.at,
             took=done.seconds,
-            p50=going.quote.seconds_p50,
-            p90=going.quote.seconds_p90,
+            p50=going.quote.seconds_p50 - going.quote.audit_seconds,
+            p90=going.quote.seconds_p90 - going.quote.audit_seconds,
             late=done.late,
             rounds=done.rounds,
             on_time=simulation.began + done.seconds <= job.at + job.within,
