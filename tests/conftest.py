@@ -240,6 +240,13 @@ def post(url: str, body: object) -> httpx.Response:
     return answer
 
 
+# `python -m cloudlinkup`, also where these tests are a background job of a shell: those ignore Ctrl-C, and so would it
+HEEDING_CTRL_C = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('cloudlinkup', run_name='__main__')"
+)
+
+
 @dataclass(frozen=True)
 class LocalStack:
     """A home, and the command line upon it. Jobs may name files below `rows`."""
@@ -269,7 +276,7 @@ class LocalStack:
 
     def start(self) -> subprocess.Popen[str]:
         """`up` in the background, to be interrupted."""
-        argv = [sys.executable, "-m", "cloudlinkup", "up", "--port-base", str(self.base)]
+        argv = [sys.executable, "-c", HEEDING_CTRL_C, "up", "--port-base", str(self.base)]
         quiet = subprocess.DEVNULL
         return subprocess.Popen(argv, env=self.env, cwd=ROOT, stdout=quiet, stderr=subprocess.PIPE, text=True)
 
