@@ -286,19 +286,6 @@ def _costs(run: Run, trial: int | None, order: Order, moments: bytes | None) -> 
     )
 
 
-def shard_work(order: Order) -> ShardWork:
-    """What of an order positions its training."""
-    return ShardWork(
-        seed=bytes.fromhex(order.seed),
-        segment_steps=order.segment_steps,
-        max_segments=order.max_segments,
-        progress_from=order.progress_from,
-        progress_to=order.progress_to,
-        moments=bytes.fromhex(order.moments or ""),
-        steps_before=order.steps_before,
-    )
-
-
 def _case(
     run: Run,
     round_: RoundState,
@@ -315,7 +302,7 @@ def _case(
     features, targets = partition_rows(run, rows_of(entry)) if entry.trial is None else trial_rows(run, entry.trial)
     return Case(
         spec=of.spec,
-        work=shard_work(order),
+        work=ShardWork.of(order),
         published=np.ascontiguousarray(of.published.published),
         features=features,
         targets=targets,

@@ -10,9 +10,10 @@ from __future__ import annotations
 from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, PathStep
-from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
+from cloudlinkup.wire.hashes import seat_leaf
 from tasks.context import Run
 from tasks.state import Entry, RoundState, Seat
+from tasks.verify import round_leaves
 
 WITHIN = 15.0  # seconds
 JUDGED = ("accepted", "rejected", "timeout")
@@ -37,8 +38,7 @@ def under_the_root(round_: RoundState) -> list[Entry]:
 async def _hand_over(run: Run, round_: RoundState, entry: Entry) -> bool:
     assert run.state.terms is not None
     leaf = seat_leaf(entry.seat, bytes.fromhex(entry.root))
-    leaves = [secret_leaf(bytes.fromhex(round_.secret))]
-    leaves += [seat_leaf(e.seat, bytes.fromhex(e.root)) for e in under_the_root(round_)]
+    leaves = round_leaves(round_, under_the_root(round_))
     root = merkle.root(leaves)
     if root.hex() != round_.root:
         return False

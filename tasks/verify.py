@@ -52,9 +52,10 @@ def committed(round_: RoundState) -> list[Entry]:
     return sorted((e for e in round_.entries if e.outcome == "committed"), key=lambda e: e.seat)
 
 
-def round_leaves(round_: RoundState) -> list[bytes]:
-    """The round's tree: the secret's leaf, then one leaf a committed seat, by seat."""
-    seats = [seat_leaf(entry.seat, bytes.fromhex(entry.root)) for entry in committed(round_)]
+def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list[bytes]:
+    """The round's tree: the secret's leaf, then one leaf a seat of `entries`, by default of those that committed."""
+    under = committed(round_) if entries is None else entries
+    seats = [seat_leaf(entry.seat, bytes.fromhex(entry.root)) for entry in under]
     return [secret_leaf(bytes.fromhex(round_.secret)), *seats]
 
 

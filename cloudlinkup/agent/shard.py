@@ -87,18 +87,9 @@ def train_shard(
 ) -> Trained:
     """Blocks until the shard is over. `on_segment` is called in this thread with the segments done so far."""
     order = work.order
-    shard = ShardWork(
-        seed=bytes.fromhex(order.seed),
-        segment_steps=order.segment_steps,
-        max_segments=order.max_segments,
-        progress_from=order.progress_from,
-        progress_to=order.progress_to,
-        moments=bytes.fromhex(order.moments or ""),
-        steps_before=order.steps_before,
-    )
     runner = factory(
         work.spec,
-        shard,
+        ShardWork.of(order),
         work.weights,
         work.features,
         work.targets,

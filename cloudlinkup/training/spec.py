@@ -74,3 +74,16 @@ class ShardWork:
     progress_to: int
     moments: bytes = b""
     steps_before: int = 0
+
+    @classmethod
+    def of(cls, order: Any) -> ShardWork:
+        """What of an order positions its training. One that begins afresh may lack the last two fields."""
+        return cls(
+            seed=bytes.fromhex(order.seed),
+            segment_steps=order.segment_steps,
+            max_segments=order.max_segments,
+            progress_from=order.progress_from,
+            progress_to=order.progress_to,
+            moments=bytes.fromhex(getattr(order, "moments", None) or ""),
+            steps_before=getattr(order, "steps_before", 0),
+        )

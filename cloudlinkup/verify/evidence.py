@@ -194,15 +194,7 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
         leaves=tuple(leaves[i : i + 32] for i in range(0, len(leaves), 32)),
         end=end_hash(commit),
     )
-    work = ShardWork(
-        seed=bytes.fromhex(order.seed),
-        segment_steps=order.segment_steps,
-        max_segments=order.max_segments,
-        progress_from=order.progress_from,
-        progress_to=order.progress_to,
-        moments=bytes.fromhex(begins or ""),
-        steps_before=getattr(order, "steps_before", 0),
-    )
+    work = ShardWork.of(order)
     if moments is not None and begins != sha256(moments):
         moments = None
     states = {kind: _states(folder, kind, state_size(count)) for kind in ("before", "after")}

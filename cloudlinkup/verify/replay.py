@@ -166,6 +166,20 @@ class Case:
         first = min(self.drawn)
         return not self.claim.leaves or first == 1 or first not in self.before_states
 
+    def runner(self, threads: int, device: str) -> SegmentRunner:
+        """The shard as its contributor had it, at its start where the moments are here. Raises ValueError."""
+        return SegmentRunner(
+            self.spec,
+            self.work,
+            self.published,
+            self.features,
+            self.targets,
+            threads=threads,
+            device=device,
+            frozen=self.frozen,
+            moments=self.moments,
+        )
+
     def start_miss(self) -> Miss | None:
         """Where the moments that the order names, its contributor's own, are none that training begins with."""
         if self.moments is None or hashlib.sha256(self.moments).digest() != self.work.moments:
@@ -214,17 +228,7 @@ def replay(case: Case, *, threads: int = 1, device: str = "cpu") -> ReplayResult
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
     elif (miss := case.start_miss()) is None and drawn:
-        runner = SegmentRunner(
-            case.spec,
-            case.work,
-            case.published,
-            case.features,
-            case.targets,
-            threads=threads,
-            device=device,
-            frozen=case.frozen,
-            moments=case.moments,
-        )
+        runner = case.runner(threads, device)
         compare = _compare_leaves if claim.leaves else _compare_root
         miss = compare(runner, case, drawn, checked)
         replayed = len(checked)

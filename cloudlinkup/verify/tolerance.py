@@ -58,17 +58,7 @@ def replay_within(case: Case, tolerance: float, *, threads: int = 1, device: str
     if problem := claim.problem():
         miss = Miss("claim", 0, claim.root.hex(), "", problem)
     elif (miss := case.start_miss()) is None:
-        runner = SegmentRunner(
-            case.spec,
-            case.work,
-            case.published,
-            case.features,
-            case.targets,
-            threads=threads,
-            device=device,
-            frozen=case.frozen,
-            moments=case.moments,
-        )
+        runner = case.runner(threads, device)
         for segment in drawn:
             miss = _segment_miss(runner, case, segment, tolerance, checked)
             if miss is None and segment == claim.segments:
