@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def make_base(folder: Path, steps: int, seed: int) -> None:
-    """config.json and model.safetensors of the tiny model, trained for `steps` on the documentation's bytes."""
+def make_base(folder: Path, steps: int, seed: int, given: dict[str, Any] = CONFIG, text: bytes | None = None) -> None:
+    """config.json and model.safetensors of the tiny model, trained for `steps` on the documentation's bytes, or on
+    another text's."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = canonical(CONFIG)
+    config = canonical(given)
     spec = TrainingSpec(
         task="next_token",
         model={"kind": "huggingface", "config": config, "lora": None},
@@ -60,22 +62,22 @@ def make_base(folder: Path, steps: int, seed: int) -> None:
     )
     flat = initial_weights(spec)
     if steps:
-        text = b"\n".join(path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md")))
+        text = text or b"\n".join(path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md")))
         tokens = np.frombuffer(text, np.uint8).astype(np.int32)
         rows = (len(tokens) - 1) // CONTEXT
         x, y = (tokens[i : i + rows * CONTEXT].reshape(rows, CONTEXT) for i in (0, 1))
         work = ShardWork(b"base" * 8, 10, max(1, steps // 10), 0, 1_000_000)
         runner = SegmentRunner(spec, work, flat, np.ascontiguousarray(x), np.ascontiguousarray(y))
         while runner.run_segment():
-            print(f"\rtraining the base: {10 * runner.segment} of {steps} steps", end="", flush=True)
-        print()
+            print(f"\rtraining the base: {10 * runner.segment} of {steps} steps", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
         flat = runner.weights()
     start, tensors = 0, {}
     for tensor in layout(spec):
         tensors[tensor.name] = flat[start : start + tensor.size].reshape(tensor.shape).copy()
         start += tensor.size
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(given, indent=2) + "\n")
 
 
 def make_job(base: Path, text: Path, *, rank: int, samples: int, context: int) -> dict[str, Any]:
