@@ -1,11 +1,11 @@
 """What the audit of a job is expected to take: segments replayed, seconds of the auditor's machine, bytes moved.
 
 By the very choices that the audit makes: at the default rate (one segment of a shard at random, one more in a
-contributor's first round, the last one always in a small job or a first round and every second time otherwise), each
-drawn segment either replayed from the shard's start or from an opened state, whichever is quicker (`plan_openings`).
-The average is over where the draw may fall. Where optimizer state is kept across rounds, a shard's start is opened too
-(8 bytes a parameter) unless the audit of the round before reached it. Not covered: rates raised by risk, whole replays
-of odd updates, and second replays after a miss.
+contributor's first round, the last one always in a small job, a first round or a large share of the round, and every
+second time otherwise), each drawn segment either replayed from the shard's start or from an opened state, whichever is
+quicker (`plan_openings`). The average is over where the draw may fall. Where optimizer state is kept across rounds, a
+shard's start is opened too (1.6 bytes a parameter) unless the audit of the round before reached it. Not covered: rates
+raised by risk, whole replays of odd updates, and second replays after a miss.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import lru_cache
 from cloudlinkup.training.moments import moments_size
 from cloudlinkup.training.states import state_size
 from cloudlinkup.verify.challenge import SMALL_JOB
+from cloudlinkup.verify.rates import LARGE_SHARE
 from cloudlinkup.verify.replay import ReplayCosts, goes_on, plan_openings
 from models.facts import JobFacts
 from models.plan import JobPlan, RoundPlan, plan_round
@@ -81,29 +82,39 @@ def _replay(drawn: Collection[int], segments: int, costs: ReplayCosts, size: int
     return AuditCost(replayed, replayed * costs.segment_seconds, ANSWER_BYTES + moved)
 
 
+def replay_costs(count: int, segment_seconds: float, *, kept: bool) -> ReplayCosts:
+    """Of a shard of `count` trained numbers whose start is here."""
+    opening = OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND
+    return ReplayCosts(
+        segment_seconds=segment_seconds,
+        opening_seconds=OPENING_LATENCY + state_size(count) / OPENING_BYTES_A_SECOND,
+        moments_seconds=opening if kept else 0.0,
+    )
+
+
+def later_cost(segments: int, costs: ReplayCosts, size: int, *, small: bool) -> AuditCost:
+    """One shard as `shard_cost`, of a round after a seat's first: where state is kept, its moments are here if the last
+    round's audit reached its end, else they are opened."""
+    later = shard_cost(segments, costs, size, first=False, small=small)
+    if not costs.moments_seconds:
+        return later
+    reached = _reached(segments, costs, small=small)
+    lacking = replace(costs, start_seconds=costs.moments_seconds)
+    asked = shard_cost(segments, lacking, size, first=False, small=small)
+    return AuditCost().plus(later, reached).plus(asked, 1 - reached)
+
+
 def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> AuditCost:
     """All rounds of a plan, each taken to be like the `first`."""
     count = int(job.features.get("parameters", 0))
     size = state_size(count)
-    costs = ReplayCosts(
-        segment_seconds=plan.segment_steps * job.profile.step_seconds(job.batch),
-        opening_seconds=OPENING_LATENCY + size / OPENING_BYTES_A_SECOND,
-    )
-    opening = OPENING_LATENCY + moments_size(count) / OPENING_BYTES_A_SECOND
-    if plan.kept:
-        costs = replace(costs, moments_seconds=opening)
+    costs = replay_costs(count, plan.segment_steps * job.profile.step_seconds(job.batch), kept=plan.kept)
     total, small = AuditCost(), len(plan.seats) < SMALL_JOB
     first = first or plan_round(plan, 1, plan.total_steps, plan.predictions)
     for seat in first.seats:
         total = total.plus(shard_cost(seat.max_segments, costs, size, first=True, small=small), 1)
-        later = shard_cost(seat.max_segments, costs, size, first=False, small=small)
-        reached = 1.0
-        if plan.kept:  # the moments are here where the last segment of the round before was replayed
-            reached = _reached(seat.max_segments, costs, small=small)
-            lacking = replace(costs, start_seconds=opening)
-            asked = shard_cost(seat.max_segments, lacking, size, first=False, small=small)
-            total = total.plus(asked, (1 - reached) * (plan.rounds - 1))
-        total = total.plus(later, reached * (plan.rounds - 1))
+        last = small or seat.steps > LARGE_SHARE * first.steps
+        total = total.plus(later_cost(seat.max_segments, costs, size, small=last), plan.rounds - 1)
     if plan.newcomer is not None:
         total = total.plus(shard_cost(plan.newcomer_segments, costs, size, first=True, small=small), 1)
     return total

@@ -180,6 +180,7 @@ def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
         value=min(1.0, steps * run.state.price / budget) if budget else 0.0,
         misses=misses + seat.unopened,
         pace=fastest / entry.seconds if entry.seconds else 0.0,
+        share=0.0 if entry.trial is not None else entry.segments / max(1, sum(e.segments for e in round_.entries)),
     )
 
 

@@ -13,10 +13,9 @@ reputation) is not counted in.
 Above the floor: one more in a contributor's first round (and always the last segment, as in jobs below four
 contributors); more for a shard that is worth much of the budget, as the pay that slips through unearned, P x (1-x)^k at
 share x, is held below `TOLERATED` of the budget; for a record of misses; and for work done faster than its own
-predicted interval allows.
-
-Not covered: a poisoned upload after honest training saves no work, so no rate on pay deters it: that is what opening
-the last segment, the gates and the robust rule are for.
+predicted interval allows. And the last segment of everybody with more than a quarter of the round's steps: a poisoned
+upload after honest training saves no work, so no rate on pay deters it, and one that is fitted to gates and robust rule
+is let in until the last segment is drawn. Nobody else can do as much harm before that (docs/robustness.md).
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from cloudlinkup.verify.challenge import SMALL_JOB
 
 TOLERATED = 0.02  # of the budget: expected unearned pay of one shard, whatever share of it is not trained
 HASTE = 1.5  # times faster than the fast end (P10) of its own prediction: hardly possible
+LARGE_SHARE = 0.25  # of a round's steps, above which the last segment is always opened
 MOST_EXTRA = 4  # beyond the default: what an audit may cost is bounded too
 
 
@@ -35,18 +35,20 @@ MOST_EXTRA = 4  # beyond the default: what an audit may cost is bounded too
 class Risk:
     """What is known before the draw. `value`: the shard's pay as a share of the job's budget. `pace`: P10 of the
     predicted seconds over the seconds it took; 0 where unknown. `misses`: failed audits on record, openings that never
-    came included."""
+    came included. `share`: of the round's committed steps."""
 
     rounds: int
     contributors: int
     value: float = 0.0
     misses: float = 0.0
     pace: float = 0.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What `challenge.draw` is told. `why`: in words, what raised it above the default."""
+    """What `challenge.draw` is told. `small_job`: the last segment is always opened, because contributors are few or
+    the share is large. `why`: in words, what raised it above the default."""
 
     newcomer: bool
     small_job: bool
@@ -66,9 +68,10 @@ class Rate:
 
 def rate(risk: Risk) -> Rate:
     """The rate of one shard. Raises ValueError for negative facts."""
-    if min(risk.rounds, risk.contributors, risk.value, risk.misses, risk.pace) < 0:
+    if min(risk.rounds, risk.contributors, risk.value, risk.misses, risk.pace, risk.share) < 0:
         raise ValueError("facts of a risk are not negative")
     newcomer, small_job = risk.rounds == 0, risk.contributors < SMALL_JOB
+    large = not small_job and risk.share > LARGE_SHARE
     by_value = max(0, drawn_for_value(risk.value) - 1 - newcomer)
     extras = [
         (by_value, f"worth {risk.value:.0%} of the budget"),
@@ -76,7 +79,10 @@ def rate(risk: Risk) -> Rate:
         (2 if risk.pace >= HASTE else 0, f"{risk.pace:.1f} times faster than its interval"),
     ]
     extra = min(MOST_EXTRA, sum(more for more, _ in extras))
-    return Rate(newcomer, small_job, extra, tuple(why for more, why in extras if more))
+    why = [why for more, why in extras if more]
+    if large:
+        why.append(f"{risk.share:.0%} of the round's steps")
+    return Rate(newcomer, small_job or large, extra, tuple(why))
 
 
 def slipping(drawn: int) -> float:

@@ -14,6 +14,7 @@ risks = st.builds(
     value=st.floats(0, 1),
     misses=st.floats(0, 20),
     pace=st.floats(0, 100),
+    share=st.floats(0, 1),
 )
 
 
@@ -38,6 +39,7 @@ def test_more_to_fear_is_never_audited_less(one, two):
         value=max(one.value, two.value),
         misses=max(one.misses, two.misses),
         pace=max(one.pace, two.pace),
+        share=max(one.share, two.share),
     )
     for less in (one, two):
         assert rate(worse).random >= rate(less).random
@@ -50,6 +52,13 @@ def test_the_default_is_the_protocols():
     assert (rate(known).random, rate(known).last, rate(known).why) == (1, 0.5, ())
     assert (rate(Risk(rounds=0, contributors=8)).random, rate(Risk(rounds=0, contributors=8)).last) == (2, 1.0)
     assert (rate(Risk(rounds=3, contributors=3)).random, rate(Risk(rounds=3, contributors=3)).last) == (1, 1.0)
+
+
+def test_whoever_does_much_of_a_round_has_its_upload_tied_to_its_training():
+    large, at = (rate(Risk(rounds=3, contributors=8, share=share)) for share in (0.26, 0.25))
+    assert (large.random, large.last, large.why) == (1, 1.0, ("26% of the round's steps",))
+    assert (at.last, at.why) == (0.5, ())
+    assert rate(Risk(rounds=3, contributors=3, share=0.5)).why == ()  # the default of a small job
 
 
 @pytest.mark.parametrize(
