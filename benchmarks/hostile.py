@@ -17,7 +17,7 @@ from cloudlinkup.verify.gates import NORM_FACTOR, Offer, gates
 
 Updates = dict[int, tuple[np.ndarray, int]]
 Loss = Callable[[np.ndarray], float]
-Rule = Callable[[Updates, Loss], np.ndarray]
+Rule = Callable[[Updates, Loss, np.ndarray], np.ndarray]  # the last: what the round before came to
 
 
 # ---------------------------------------------------------------- rules
@@ -32,20 +32,20 @@ def _by_steps(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return capped(steps, MOST_WEIGHT) @ vectors
 
 
-def plain_mean(updates: Updates, loss: Loss) -> np.ndarray:
+def plain_mean(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     return _by_steps(*_split(updates))
 
 
-def coordinate_median(updates: Updates, loss: Loss) -> np.ndarray:
+def coordinate_median(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     return np.median(_split(updates)[0], axis=0)
 
 
-def trimmed_mean(updates: Updates, loss: Loss) -> np.ndarray:
+def trimmed_mean(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     vectors, cut = np.sort(_split(updates)[0], axis=0), int(0.3 * len(updates))
     return vectors[cut : len(vectors) - cut].mean(axis=0)
 
 
-def multi_krum(updates: Updates, loss: Loss) -> np.ndarray:
+def multi_krum(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     """Of updates per square root of steps, as unequal lengths are no sign of anything here."""
     vectors, steps = _split(updates)
     paced, hostile = vectors / np.sqrt(steps)[:, None], int(0.3 * len(vectors))
@@ -56,13 +56,31 @@ def multi_krum(updates: Updates, loss: Loss) -> np.ndarray:
     return _by_steps(vectors[best], steps[best])
 
 
-def cosrel(updates: Updates, loss: Loss) -> np.ndarray:
+def cosrel(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     return aggregate(updates).update
 
 
-def cosrel_loss(updates: Updates, loss: Loss) -> np.ndarray:
+def cosrel_loss(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     found = odd(updates, loss)
     return aggregate({seat: update for seat, update in updates.items() if not found[seat]}).update
+
+
+def centred(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+    """Centred clipping (Karimireddy, He and Jaggi 2021) around the last round's update, three times, to the median
+    distance; distances and centres per square root of steps, as unequal contributors' updates are."""
+    vectors, steps = _split(updates)
+    roots, weights, centre = np.sqrt(steps), capped(steps, MOST_WEIGHT), last.astype(np.float64)
+    for _ in range(3):
+        apart = vectors - np.outer(roots / (weights @ roots), centre)
+        paces = np.linalg.norm(apart, axis=1) / roots
+        scale = np.minimum(1.0, np.median(paces) / np.maximum(paces, 1e-30))
+        centre = centre + (weights * scale) @ apart
+    return centre
+
+
+def cosrel_centred(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+    dropped = aggregate(updates).dropped
+    return centred({seat: update for seat, update in updates.items() if seat not in dropped}, loss, last)
 
 
 def odd(updates: Updates, loss: Loss | None) -> dict[int, tuple[str, ...]]:
@@ -75,6 +93,8 @@ RULES: dict[str, Rule] = {
     "median": coordinate_median,
     "trimmed": trimmed_mean,
     "multi-Krum": multi_krum,
+    "centred": centred,
+    "cosrel+centred": cosrel_centred,
     "cosrel": cosrel,
     "cosrel+loss": cosrel_loss,
     "audit": cosrel,
@@ -95,6 +115,7 @@ class View:
     mislabelled: dict[int, np.ndarray]
     rule: Rule
     loss: Loss
+    last: np.ndarray
     rng: np.random.Generator
 
     def paced(self) -> np.ndarray:
@@ -139,7 +160,7 @@ def adapted(view: View) -> dict[int, np.ndarray]:
         for times in (1.0, 2.0):
             sent = view.all_send(direction * times * length / np.linalg.norm(direction))
             mixed = view.honest | {seat: (update, view.own[seat][1]) for seat, update in sent.items()}
-            harm = view.loss(view.rule(mixed, view.loss))
+            harm = view.loss(view.rule(mixed, view.loss, view.last))
             if worst is None or harm > worst[0]:
                 worst = harm, sent
     assert worst is not None

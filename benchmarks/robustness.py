@@ -10,9 +10,11 @@ by seed, with a 95% t interval. `--out` keeps every run, so that a later call go
 
 Rules without an audit, in every round: the mean by steps, nobody above a third; the coordinate median; the mean without
 the lowest and highest three tenths of each coordinate; multi-Krum (Blanchard et al. 2017) for 3 of 10; `cosrel`, which
-is what `aggregate` does; `cosrel+loss`: the same without whom the gates find odd. "product" is the rule with its audit:
+is what `aggregate` does; `centred`, centred clipping, and `cosrel+centred`: the same without whom cosrel drops, instead
+of its own clipping; `cosrel+loss`: the same without whom the gates find odd. "product" is the rule with its audit:
 whom the gates find odd is replayed whole and, if hostile, rejected; the last segment, and with it the upload, is drawn
-with probability 1/2 and else with 1/n. The hostile wait until the second round, as the first is always opened.
+with probability 1/2 and else with 1/n, and always of whoever does over a quarter of the round. The hostile wait until
+the second round, as the first is always opened.
 "audit" is the same without the gate on losses. `replayed` is the share of honest shards replayed for nothing.
 
 Attacks: sign flip; five times; noise of twice the honest length; labels y -> 9 - y; against the mean, scaled just under
@@ -48,6 +50,7 @@ from cloudlinkup.training.schedule import outer_momentum
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.training.states import moments_of
+from cloudlinkup.verify.rates import Risk, rate
 from cloudlinkup.wire.hashes import shard_seed
 
 SEGMENT_STEPS, ROUNDS, JUDGED = 10, 8, 512
@@ -141,6 +144,7 @@ def train(case: Case, rounds: int) -> tuple[float, Tally]:
     parts = shard_rows(len(data.features), speeds, case.seed, minimum=data.spec.batch)
     published, audited = Published(initial_weights(data.spec)), case.rule in ("audit", "product")
     copies = published.published.copy()
+    last = np.zeros_like(copies)
     for number in range(rounds):
         span = (round(number * 1e6 / rounds), round((number + 1) * 1e6 / rounds))
         present = [s for s in range(len(speeds)) if s not in tally.convicted]
@@ -168,6 +172,7 @@ def train(case: Case, rounds: int) -> tuple[float, Tally]:
                 mislabelled=mislabelled,
                 rule=cosrel_loss if case.rule == "product" else RULES.get(case.rule, plain_mean),
                 loss=_loss(data, copies, rng.choice(known, min(JUDGED, len(known)), replace=False)),
+                last=last,
                 rng=rng,
             )
             for seat, update in ATTACKS[case.attack](view).items():
@@ -176,14 +181,17 @@ def train(case: Case, rounds: int) -> tuple[float, Tally]:
         loss = _loss(data, copies, chance.choice(len(data.features), JUDGED, replace=False))
         guilty = bad if attacking else []
         found = odd(updates, loss if case.rule == "product" else None)
-        lots = {s for s in updates if chance.random() < 0.5 + 0.5 / speeds[s]}
+        steps = sum(taken for _, taken in updates.values())
+        sure = {s: rate(Risk(1, len(updates), share=taken / steps)).last for s, (_, taken) in updates.items()}
+        lots = {s for s in updates if chance.random() < sure[s] + (1 - sure[s]) / speeds[s]}
         drawn = lots if audited else set()
         tally.count(guilty, found, drawn, audited)
         updates = {s: u for s, u in updates.items() if not (s in guilty and (found[s] or s in drawn))}
         if updates:
             rule = RULES.get(case.rule, plain_mean)
             momentum = outer_momentum(data.spec, number / rounds)
-            copies = apply_delta(copies, published.step(rule(updates, loss).astype(np.float32), momentum))
+            last = rule(updates, loss, last).astype(np.float32)
+            copies = apply_delta(copies, published.step(last, momentum))
     return evaluate(data.spec, copies, data.held_features, data.held_targets).value, tally
 
 
