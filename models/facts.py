@@ -151,6 +151,7 @@ class Limits(Frozen):
     allow: tuple[str, ...] = ()  # wallets; empty: anybody
     replay_classes: tuple[str, ...] | None = None
     by_goodput: bool = True  # they train one network together, and the client did not name each of them
+    by_wallet: bool = True  # they train one network together: a wallet takes a third of the places (`wallets`)
     at_reserve: bool = False  # clear at what contributors take at the least, not at what they ask
     own_hourly: Annotated[int, Field(ge=0)] | None = None  # what an hour of the client's own machine costs it
     setup_seconds: Annotated[float, Field(ge=0)] = 10.0

@@ -43,8 +43,9 @@ def add_newcomer(
     if not newcomers or any(map(is_new, chosen)) or any(map(is_new, spare)):
         return plan
     by_agent = {r.candidate.agent: r for r in (*chosen, *spare)}
+    wallets = {r.candidate.wallet for r in by_agent.values()}  # a known one's other device is no second opinion
     known = tuple(s.seat for s in plan.everybody if by_agent[s.agent].candidate.record.rejected == 0)
-    fitting = [r for r in newcomers if r.ask <= plan.price and r.candidate.agent not in by_agent]
+    fitting = [r for r in newcomers if r.ask <= plan.price and r.candidate.wallet not in wallets]
     units = plan.total_steps // plan.segment_steps
     segments = min(max(LEAST_SEGMENTS, round(SHARE * units)), plan.local_steps // plan.segment_steps)
     if not known or not fitting or segments > MOST_SHARE * units:

@@ -44,6 +44,7 @@ from models.search_quote import for_search
 from models.selection import Ranked, Selection, select
 from models.shortlist import shortlist
 from models.trials import SearchWork
+from models.wallets import admit
 
 FEW = 4  # up to so many contributors every size of group is weighed
 
@@ -188,7 +189,10 @@ def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> 
     groups += [tuple(r for r in chosen if r.ask <= asks[len(asks) - k]) for k in sizes(len(asks))]
     found: list[Option] = []
     seen: set[frozenset[str]] = set()
-    for group in groups:
+    for some in groups:
+        group = some
+        if inputs.limits.by_wallet:
+            group = tuple(some[i] for i in admit([r.candidate.wallet for r in some], len(some)))
         if (key := frozenset(r.candidate.agent for r in group)) in seen:
             continue
         seen.add(key)
@@ -209,7 +213,7 @@ def quote_job(inputs: QuoteInputs, predictor: Predictor) -> Quote:
     """
     asked = inputs
     if inputs.search is not None:  # its waves decide about the deadline, not the rounds of a shared training
-        free = {"deadline_seconds": inf, "by_goodput": False}  # each training is one contributor's
+        free = {"deadline_seconds": inf, "by_goodput": False, "by_wallet": False}  # each training is one contributor's
         asked = inputs.model_copy(update={"limits": inputs.limits.model_copy(update=free)})
     try:
         quote = _quote(asked, predictor, at_reserve=inputs.limits.at_reserve)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,16 +29,19 @@ from models.estimate import Estimate, Rest, estimate
 from models.facts import Prediction, TrackRecord
 from models.plan import JobPlan
 from models.selection import Ranked, reliability
+from models.wallets import admit
 
 
 @dataclass(frozen=True)
 class Racer:
-    """One contributor after the pilot. `speed`: what is known now; `segments`: verified."""
+    """One contributor after the pilot. `speed`: what is known now; `segments`: verified. `wallet`: "" for one that no
+    other racer has."""
 
     seat: int
     speed: Prediction
     segments: int
     record: TrackRecord
+    wallet: str = ""
 
     @property
     def seconds(self) -> float:
@@ -60,7 +64,8 @@ class Kept:
 
 
 def keep(racers: Sequence[Racer], places: int, *, rest: Rest, seconds_left: float) -> Kept:
-    """The `places` best of the racers, for the `rest` of the job in `seconds_left`.
+    """The `places` best of the racers, for the `rest` of the job in `seconds_left`; of one wallet as many as `wallets`
+    says.
 
     The order of `racers` does not matter. Raises ValueError for fewer than one place.
     """
@@ -76,8 +81,10 @@ def keep(racers: Sequence[Racer], places: int, *, rest: Rest, seconds_left: floa
     }
     found: list[Kept] = []
     for by, order in orders.items():
-        finish = estimate(rest, [r.speed for r in order[:places]], [r.speed for r in order[places:]])
-        kept = Kept(tuple(r.seat for r in order[:places]), (*(r.seat for r in order[places:]), *failed), finish, by)
+        taken = admit([r.wallet or f"seat {r.seat}" for r in order], places)
+        first, others = [order[i] for i in taken], [r for i, r in enumerate(order) if i not in taken]
+        finish = estimate(rest, [r.speed for r in first], [r.speed for r in others])
+        kept = Kept(tuple(r.seat for r in first), (*(r.seat for r in others), *failed), finish, by)
         if not kept.late(seconds_left):
             return kept
         found.append(kept)
@@ -110,17 +117,32 @@ class Waiting:
     seat: int
     mean: float
     measured: bool
+    wallet: str = ""
 
 
-def returning(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:
-    """Who of them takes the `free` places: the fastest that were measured first."""
+T = TypeVar("T")
+
+
+def returning(waiting: Sequence[Waiting], free: int, held: Sequence[str] | None = None) -> tuple[int, ...]:
+    """Who of them takes the `free` places: the fastest that were measured first. `held`: the wallets of those at work,
+    where it counts whose a place is."""
     order = sorted(waiting, key=lambda w: (not w.measured, w.mean, w.seat))
-    return tuple(w.seat for w in order[: max(0, free)])
+    return tuple(w.seat for w in _first(order, [w.wallet for w in order], free, held))
 
 
-def latecomers(ranked: Sequence[Ranked], price: int, free: int) -> tuple[Ranked, ...]:
-    """Who of those that never had a seat, best first, takes the `free` places left: only who takes the job's price."""
-    return tuple([r for r in ranked if r.ask <= price][: max(0, free)])
+def latecomers(
+    ranked: Sequence[Ranked], price: int, free: int, held: Sequence[str] | None = None
+) -> tuple[Ranked, ...]:
+    """Who of those that never had a seat, best first, takes the `free` places left: only who takes the job's price.
+    `held`: as in `returning`."""
+    willing = [r for r in ranked if r.ask <= price]
+    return _first(willing, [r.candidate.wallet for r in willing], free, held)
+
+
+def _first(order: Sequence[T], wallets: Sequence[str], free: int, held: Sequence[str] | None) -> tuple[T, ...]:
+    if held is None:
+        return tuple(order[: max(0, free)])
+    return tuple(order[i] for i in admit(wallets, max(0, free) + len(held), held))
 
 
 def stranded_by_race(plan: JobPlan) -> int:

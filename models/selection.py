@@ -12,6 +12,7 @@ the shard of a newcomer (`newcomer`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ from models.goodput import efficiency, most_useful
 from models.pricing import step_ask, unpayable
 from models.racing import MOST
 from models.reputation import standing
+from models.wallets import admit, most_places
 
 LEAST_STEPS = 30  # three segments of ten: fewer are not worth a seat
 DEAR = 3.0  # times the median ask per step: one outlier would set the uniform price for everybody
@@ -116,10 +118,17 @@ def _too_few(steps: int, most: int, limits: Limits) -> str:
     )
 
 
+def _of_one_wallet(devices: int, places: int) -> str:
+    return (
+        f"of {places} places its wallet has {devices}: one wallet may not hold more than a third of a job, and four or"
+        " more places take three wallets"
+    )
+
+
 def select(
     job: JobFacts, candidates: Sequence[Candidate], predictions: Sequence[Prediction], limits: Limits
 ) -> Selection:
-    """At most `limits.max_contributors` candidates, best first. One wallet gets one seat.
+    """At most `limits.max_contributors` candidates, best first, of one wallet no more than `wallets` says.
 
     `predictions` are in the order of `candidates`. The choice does not depend on that order. The result may be empty.
     """
@@ -152,20 +161,24 @@ def select(
     chosen: list[Ranked] = []
     spare: list[Ranked] = []
     newcomers: list[Ranked] = []
-    wallets: set[str] = set()
     most = most_contributors(job.steps, limits)
-    for entry in ranked:
-        if entry.candidate.wallet in wallets:
-            refused.append(Refused(entry.candidate.agent, "another agent of the same wallet has the seat"))
-            continue
-        wallets.add(entry.candidate.wallet)
-        if len(chosen) < most:
+    whose = [r.candidate.wallet for r in ranked]
+    taken = set(admit(whose, most) if limits.by_wallet else range(min(most, len(ranked))))
+    bound = most_places(len(taken)) if limits.by_wallet else len(ranked)
+    devices = Counter(whose[i] for i in taken)
+    for index, entry in enumerate(ranked):
+        if index in taken:
             chosen.append(entry)
+            continue
+        wallet = entry.candidate.wallet
+        if is_new(entry) and not devices[wallet]:
+            newcomers.append(entry)
+        if devices[wallet] >= bound or len(taken) < most:
+            refused.append(Refused(entry.candidate.agent, _of_one_wallet(devices[wallet], len(taken))))
             continue
         if len(spare) < (MOST - 1) * most:
             spare.append(entry)
-        if is_new(entry):
-            newcomers.append(entry)
+            devices[wallet] += 1
         if most < limits.max_contributors:
             refused.append(Refused(entry.candidate.agent, _too_few(job.steps, most, limits)))
         else:

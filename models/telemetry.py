@@ -207,13 +207,14 @@ class Telemetry:
         }
         return await asyncio.to_thread(self._store, "contributors", [row]) == 1
 
-    async def track_record(self, agent: str, client: str = "") -> TrackRecord:
-        """What a contributor did in all jobs, as `client` may count it (see `reputation`).
+    async def track_record(self, wallet: str, client: str = "") -> TrackRecord:
+        """What a contributor did in all jobs, as `client` may count it (see `reputation`). It is known by its wallet:
+        all its devices have one record.
 
         Late: lost, timed out or empty; refusals before the work cost nothing.
         """
         try:
-            return combine(await asyncio.to_thread(self._seen, agent, client), own=client)
+            return combine(await asyncio.to_thread(self._seen, wallet, client), own=client)
         except Unavailable as error:
             log.warning("no record of a contributor could be read", why=str(error))
             return TrackRecord()
@@ -264,7 +265,7 @@ class Telemetry:
         with self._open() as connection:
             return pd.read_sql(query, connection)
 
-    def _seen(self, agent: str, client: str) -> list[Seen]:
+    def _seen(self, wallet: str, client: str) -> list[Seen]:
         """By client. Rows without one are older than that column: this store's own jobs."""
 
         def count(*outcomes: str) -> Any:
@@ -283,7 +284,7 @@ class Telemetry:
             func.sum(pay),
         )
         with self._open() as connection:
-            rows = connection.execute(query.where(attempts.c.agent == agent).group_by(whose)).all()
+            rows = connection.execute(query.where(attempts.c.wallet == wallet).group_by(whose)).all()
         return [Seen(str(row[0]), *(int(value) for value in row[1:])) for row in rows]
 
     def _store(self, name: str, rows: list[dict[str, Any]]) -> int:

@@ -176,7 +176,7 @@ def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
     fastest = Correction(**seat.belief).prediction.low * steps
     return Risk(
         rounds=seat.rounds_done,
-        contributors=len(round_.entries),
+        contributors=len({run.state.seat(e.seat).wallet for e in round_.entries}),
         value=min(1.0, steps * run.state.price / budget) if budget else 0.0,
         misses=misses + seat.unopened,
         pace=fastest / entry.seconds if entry.seconds else 0.0,

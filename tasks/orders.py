@@ -9,7 +9,7 @@ from cloudlinkup.crypto.seal import decrypt_blob, open_key, seal_key
 from cloudlinkup.errors import ContributorLost, ContributorRefused, ProtocolError, ShardTimeout
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, TrainCall, TrainReply, WeightsRef
 from cloudlinkup.wire.hashes import seal_context, sha256, shard_seed
-from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, sign, verify
+from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, agent_key, sign, verify
 from tasks.context import Run
 from tasks.peers import Peer
 from tasks.state import Entry, RoundState, Seat, Start
@@ -169,7 +169,7 @@ async def send_order(run: Run, round_: RoundState, entry: Entry, peer: Peer, sea
 def _read_ack(run: Run, entry: Entry, result: CallResult) -> BadShard | None:
     if result.ack is None:
         raise ProtocolError("no acknowledgement of the order came")
-    of = {"signer": entry.agent, "genesis": run.genesis, "program": run.settings.program_id}
+    of = {"signer": agent_key(entry.agent), "genesis": run.genesis, "program": run.settings.program_id}
     if '"cloudlinkup bad shard 1"' in result.ack.text:
         bad = verify(BadShard, result.ack, **of)
         if bad.order != entry.order.hash.hex():
@@ -183,7 +183,9 @@ def _read_ack(run: Run, entry: Entry, result: CallResult) -> BadShard | None:
 async def _read_reply(run: Run, round_: RoundState, entry: Entry, result: CallResult) -> None:
     reply = TrainReply.unpack(result.body, limit=len(result.body))
     order = read_order(run, entry)
-    commit = verify(Commit, reply.commit, signer=entry.agent, genesis=run.genesis, program=run.settings.program_id)
+    commit = verify(
+        Commit, reply.commit, signer=agent_key(entry.agent), genesis=run.genesis, program=run.settings.program_id
+    )
     if commit.order != entry.order.hash.hex():
         raise ProtocolError("the commit is of another order")
     if commit.segments > order.max_segments:

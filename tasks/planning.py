@@ -35,6 +35,7 @@ from models.schemas import check_table
 from models.seen import MOST, slower
 from models.telemetry import Telemetry
 from models.trials import SearchWork
+from models.wallets import LEAST_WALLETS
 from tasks.peers import Peer
 
 IN_MEMORY = 64 * 2**20  # bytes of a table's source
@@ -144,7 +145,7 @@ async def candidates(peers: Iterable[Peer], home: Home, client: str = "") -> tup
     found: list[Candidate] = []
     for peer in peers:
         await telemetry.record_contributor(peer.hello, peer.wallet)
-        record = await telemetry.track_record(peer.agent, client)
+        record = await telemetry.track_record(peer.wallet, client)
         past = slower(predictor, await telemetry.latest(peer.agent, MOST))
         record = record.model_copy(update={"slower": past})
         found.append(Candidate.from_hello(peer.hello, peer.wallet, record))
@@ -170,8 +171,15 @@ def limits(
         max_contributors=job.contributors.max,
         allow=job.contributors.allow,
         by_goodput=job.search is None and not 0 < len(job.contributors.allow) <= job.contributors.max,
+        by_wallet=by_wallet(job),
         replay_classes=replay or (reference.device_class,),
     )
+
+
+def by_wallet(job: JobSpec) -> bool:
+    """Whether one wallet's places are bound (`models.wallets`): the client did not name fewer than three wallets
+    itself, and they train one network together."""
+    return job.search is None and not 0 < len(set(job.contributors.allow)) < LEAST_WALLETS
 
 
 def make_quote(

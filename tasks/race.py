@@ -16,6 +16,7 @@ from models.race import Racer, Waiting, keep, regressed, returning
 from models.telemetry import Telemetry
 from tasks.context import Run
 from tasks.peers import Peer
+from tasks.planning import by_wallet
 
 MOST_FAULTS = 2  # in a row, after which a seat gets no further order
 
@@ -80,7 +81,8 @@ async def _racers(run: Run, beliefs: Mapping[int, Correction]) -> list[Racer]:
                 seat=seat.seat,
                 speed=beliefs[seat.seat].prediction,
                 segments=seat.accepted,
-                record=await telemetry.track_record(seat.agent, str(run.owner)),
+                record=await telemetry.track_record(seat.wallet, str(run.owner)),
+                wallet=seat.wallet if by_wallet(run.job) else "",
             )
         )
     return found
@@ -92,14 +94,16 @@ def revive(run: Run, peers: dict[str, Peer], places: int) -> None:
     Who was lost after the race waits with them, so that nobody comes back to a place that is taken.
     """
     raced = run.state.raced == "kept"
+    gone = run.state.rejected_wallets()
     for seat in run.state.seats:
         seat.dropped = seat.dropped or (raced and seat.state == "lost")
     # without a race there is only the newcomer, once it is measured
     waiting = [s for s in run.state.seats if s.dropped and (raced or s.accepted)]
     waiting = [s for s in waiting if s.state != "rejected" and s.faults < MOST_FAULTS]
-    waiting = [s for s in waiting if s.agent in peers and peers[s.agent].fits(s)]
-    found = [Waiting(s.seat, Correction(**s.belief).mean, s.accepted > 0) for s in waiting]
-    for number in returning(found, places - len(run.state.active())):
+    waiting = [s for s in waiting if s.agent in peers and peers[s.agent].fits(s) and s.wallet not in gone]
+    found = [Waiting(s.seat, Correction(**s.belief).mean, s.accepted > 0, s.wallet) for s in waiting]
+    held = [s.wallet for s in run.state.active()]
+    for number in returning(found, places - len(held), held if by_wallet(run.job) else None):
         seat = run.state.seat(number)
         seat.dropped, seat.state = False, "active"
         run.event("seated", seat=seat.seat, wallet=seat.wallet)

@@ -97,11 +97,12 @@ def _advance(run: Run, round_: RoundState) -> None:
             )
             for entry in taken
         }
+        wallets = {seat: run.state.seat(seat).wallet for seat in updates}
         base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
         delta, why = b"", ""
         try:
             progress = run.state.steps_done / run.state.total_steps
-            delta = published.step(aggregate(updates).update, outer_momentum(run.data.spec, progress))
+            delta = published.step(aggregate(updates, wallets).update, outer_momentum(run.data.spec, progress))
         except ValueError as error:  # diverged: verified work stays paid, the weights stay what they were
             why = str(error)
         else:

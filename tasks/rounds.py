@@ -199,9 +199,12 @@ async def _refresh(run: Run, plan: JobPlan) -> dict[str, Peer]:
     places = min(run.job.contributors.max, len(plan.seats))
     end = time.monotonic() + RETURN_WAIT
     while True:
-        peers = await connected(run)
+        peers, gone = await connected(run), run.state.rejected_wallets()
         for seat in run.state.seats:
-            if seat.state != "rejected" and not seat.dropped:
+            if seat.state == "active" and seat.wallet in gone:  # another device of somebody who cheated
+                seat.dropped, seat.state = True, "idle"
+                run.event("dropped", seat=seat.seat, wallet=seat.wallet)
+            elif seat.state != "rejected" and not seat.dropped:
                 peer = peers.get(seat.agent)
                 here = peer is not None and peer.fits(seat)
                 seat.state = "active" if here and seat.faults < MOST_FAULTS else "lost"
@@ -219,8 +222,9 @@ async def _refresh(run: Run, plan: JobPlan) -> dict[str, Peer]:
 
 async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> None:
     """Free places go to connected contributors that never had a seat and take the job's price."""
-    wallets = {seat.wallet for seat in run.state.seats}
-    fresh = [peer for peer in peers.values() if peer.wallet not in wallets]
+    agents = {seat.agent for seat in run.state.seats}
+    gone = run.state.rejected_wallets()
+    fresh = [peer for peer in peers.values() if peer.agent not in agents and peer.wallet not in gone]
     if not fresh:
         return
     facts, config = stored_facts(run), await run.ledger.config()
@@ -236,8 +240,11 @@ async def _seat_newcomers(run: Run, peers: dict[str, Peer], plan: JobPlan) -> No
             replay_classes, run.job, run.data, run.settings.home, facts.profile.device_class
         ),
     )
-    free = min(run.job.contributors.max, len(plan.seats)) - len(run.state.active())
-    for ranked in latecomers(select(facts, found, predictions, bounds).chosen, run.state.price, free):
+    active = run.state.active()
+    free = min(run.job.contributors.max, len(plan.seats)) - len(active)
+    held = [seat.wallet for seat in active]
+    chosen = select(facts, found, predictions, bounds).chosen
+    for ranked in latecomers(chosen, run.state.price, free, held if bounds.by_wallet else None):
         place = PlannedSeat(
             seat=len(run.state.seats),
             agent=ranked.candidate.agent,

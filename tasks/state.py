@@ -157,6 +157,10 @@ class JobState(Kept):
         """The seat with this index on chain."""
         return next(seat for seat in self.seats if seat.seat == number)
 
+    def rejected_wallets(self) -> set[str]:
+        """Of contributors that cheated with one of their devices: none of them gets a further order."""
+        return {seat.wallet for seat in self.seats if seat.state == "rejected"}
+
     def active(self) -> list[Seat]:
         return [seat for seat in self.seats if seat.state == "active"]
 

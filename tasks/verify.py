@@ -116,7 +116,9 @@ def _settle(entry: Entry, audit: Audit) -> None:
 
 async def _misses(run: Run, entry: Entry) -> float:
     """Failed audits on this contributor's record, as this job's client may count them."""
-    record = await Telemetry(run.settings.home.telemetry_db).track_record(entry.agent, str(run.owner))
+    record = await Telemetry(run.settings.home.telemetry_db).track_record(
+        run.state.seat(entry.seat).wallet, str(run.owner)
+    )
     return record.rejected
 
 

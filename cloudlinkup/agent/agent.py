@@ -63,6 +63,7 @@ class Offer:
     windows: tuple[Window, ...] = ()  # hours of every day, UTC; none: always
     extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
     cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
+    together: int = 1  # devices that share this disk
 
 
 class Agent:
@@ -114,6 +115,7 @@ class Agent:
             agreed=offer.agreed,
             extras=offer.extras,
             cache=offer.cache,
+            together=offer.together,
         )
         return Handler(
             self._identity, self._chain, terms, runner_factory=self._factory, report=self._report, post=self._post
@@ -190,7 +192,7 @@ class Agent:
                 program=challenge.program,
             )
             await channel.greet(HelloFrame(delegation=delegation, hello=self._hello(challenge)))
-            self._report("connected", {"gateway": challenge.gateway, "agent": str(self._identity.agent.public)})
+            self._report("connected", {"gateway": challenge.gateway, "agent": self._identity.name})
             yield channel
 
     def _check_challenge(self, challenge: Challenge, terms: Terms) -> None:
@@ -210,7 +212,7 @@ class Agent:
             program=challenge.program,
             nonce=challenge.nonce,
             gateway=challenge.gateway,
-            agent=str(self._identity.agent.public),
+            agent=self._identity.name,
             sealing_key=sealing.public,
             sealing_expires=expires,
             hardware=offer.hardware,

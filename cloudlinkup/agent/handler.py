@@ -59,6 +59,7 @@ class Terms:
     agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
     extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
     cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
+    together: int = 1  # devices that share this disk
 
 
 @dataclass
@@ -220,14 +221,14 @@ class Handler:
             genesis=terms.genesis,
             program=terms.program,
             wallet=self.identity.wallet,
-            agent=str(self.identity.agent.public),
+            agent=self.identity.name,
             ask=terms.ask,
             now=now,
         )
         assert job is not None
         check_agreed(job, terms.agreed)
         checks.check_history(self._files.record(order.job_id, order.seat), order, job)
-        disk = shutil.disk_usage(self._files.root).free // 2
+        disk = shutil.disk_usage(self._files.root).free // (2 * terms.together)
         checks.check_mode(order, terms.hardware)
         spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
         keys = [key for _, key in self.identity.sealing_keys]

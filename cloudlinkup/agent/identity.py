@@ -8,6 +8,8 @@
       delegation.json    signed by the wallet
       probes.json        see probes.py
       jobs/              see files.py
+      devices/<n>/       where several devices work under these keys: what each has of its own (lock, sealing keys,
+                         probes, jobs)
 
 The payout wallet belongs on another machine: give its address and a delegation that it signed there.
 """
@@ -20,7 +22,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from solders.pubkey import Pubkey
@@ -29,7 +31,7 @@ from cloudlinkup.crypto.identity import Signer, offchain_message, read_or_make_k
 from cloudlinkup.crypto.seal import SealingKey
 from cloudlinkup.errors import BadInput, ProtocolError, Unavailable
 from cloudlinkup.types import canonical_json
-from cloudlinkup.wire.messages import Delegation, Signed, sign, verify
+from cloudlinkup.wire.messages import Delegation, Signed, agent_name, sign, verify
 
 DELEGATION_SECONDS = 30 * 86_400
 SEALING_SECONDS = 7 * 86_400
@@ -38,12 +40,27 @@ _RENEW = 86_400  # seconds before its end at which a key or our own delegation i
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this contributor is. `own_wallet` is None where the wallet's key is kept elsewhere."""
+    """Who this contributor is. `own_wallet` is None where the wallet's key is kept elsewhere.
+
+    `device`: which of several that work under one agent key, None for the only one; `folder` is then that device's.
+    """
 
     folder: Path
     wallet: str
     own_wallet: Signer | None
     agent: Signer
+    device: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What this device is called: the agent key, or one device of several as key/0, key/1."""
+        return agent_name(str(self.agent.public), self.device)
+
+    @property
+    def kept_delegations(self) -> tuple[Path, ...]:
+        """Where a delegation may lie: here, or beside the keys that several devices share."""
+        shared = () if self.device is None else (self.folder.parent.parent / "delegation.json",)
+        return (self.folder / "delegation.json", *shared)
 
     @property
     def sealing_keys(self) -> list[tuple[int, SealingKey]]:
@@ -88,6 +105,13 @@ def open_identity(folder: Path, wallet: str | None) -> Identity:
     return Identity(folder, address, None, agent)
 
 
+def of_device(identity: Identity, device: int) -> Identity:
+    """The same wallet and agent key for one device of several, with a folder of its own."""
+    folder = identity.folder / "devices" / str(device)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return replace(identity, folder=folder, device=device)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process. Raises Unavailable when another agent runs from it."""
@@ -127,7 +151,7 @@ def delegation_for(identity: Identity, given: Path | None, *, gateway: str, gene
 
     Raises BadInput when there is none and the wallet's key is not here, or when the one given does not fit.
     """
-    kept = identity.folder / "delegation.json"
+    kept, *shared = identity.kept_delegations
     facts = {"gateway": gateway, "genesis": genesis, "program": program}
     if given is not None:
         try:
@@ -142,17 +166,19 @@ def delegation_for(identity: Identity, given: Path | None, *, gateway: str, gene
             raise BadInput("--delegation", str(given), str(error), fix) from None
         _write_private(kept, signed.to_bytes())
         return signed
-    try:
-        signed = Signed.from_bytes(kept.read_bytes())
-        margin = _RENEW if identity.own_wallet else 0
-        check_delegation(identity, signed, now=int(time.time()) + margin, **facts)
-        return signed
-    except (OSError, ProtocolError):
-        if identity.own_wallet is None:
-            raise BadInput(
-                "--delegation", None, f"{identity.wallet} has not delegated to this agent at {gateway}",
-                "sign the text that --print-delegation shows and name the file with --delegation",
-            ) from None  # fmt: skip
+    margin = _RENEW if identity.own_wallet else 0
+    for place in (kept, *shared):
+        try:
+            signed = Signed.from_bytes(place.read_bytes())
+            check_delegation(identity, signed, now=int(time.time()) + margin, **facts)
+            return signed
+        except (OSError, ProtocolError):
+            continue
+    if identity.own_wallet is None:
+        raise BadInput(
+            "--delegation", None, f"{identity.wallet} has not delegated to this agent at {gateway}",
+            "sign the text that --print-delegation shows and name the file with --delegation",
+        )  # fmt: skip
     expires = int(time.time()) + DELEGATION_SECONDS
     signed = sign(identity.own_wallet, delegation_text(identity, expires=expires, **facts))
     _write_private(kept, signed.to_bytes())

@@ -33,16 +33,18 @@ _SENTENCES = {
     "draining": "leaving: no new work; a running shard has {seconds:.0f} s (again to stop at once)",
     "left": "left",
     "probing": "measuring this device, some seconds",
+    "failed": "this device works no more: {why}",
 }
 
 
 class Progress:
-    """`report` is the agent's callback, from any thread."""
+    """`report` is the agent's callback, from any thread. `device` among the facts: which of several it is about."""
 
     def __init__(self) -> None:
         self.totals = {"orders": 0, "segments": 0, "refused": 0, "pay_if_verified": 0, "awarded": 0}
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
+        self._live: dict[Any, str] = {}  # what the live line says, by device
         self._lock = threading.Lock()
         self._log = structlog.wrap_logger(
             structlog.WriteLogger(sys.stderr),
@@ -83,12 +85,18 @@ class Progress:
         if self._status is None and event == "connected":  # not before: its refreshing would disturb the probes
             self._status = self._console.status("waiting for orders", refresh_per_second=2)
             self._status.start()
+        device = facts.get("device")
+        prefix = "" if device is None else f"device {device}: "
         if event == "segment":
-            if self._status is not None:
-                self._status.update(f"round {facts['round']}: {facts['done']} of {facts['of']} segments")
+            self._update(device, f"{prefix}round {facts['round']}: {facts['done']} of {facts['of']} segments")
             return
         shown = {k: f"{format_tokens(v, DECIMALS)} tokens" if k in _MONEY else v for k, v in facts.items()}
         sentence = _SENTENCES.get(event, event)
-        self._console.print(sentence.format(**shown), markup=False, soft_wrap=True)
-        if self._status is not None and event in ("trained", "finished"):
-            self._status.update("waiting for orders")
+        self._console.print(prefix + sentence.format(**shown), markup=False, soft_wrap=True)
+        if event in ("trained", "finished", "failed", "left"):
+            self._update(device, "")
+
+    def _update(self, device: Any, text: str) -> None:
+        self._live[device] = text
+        if self._status is not None:
+            self._status.update("; ".join(filter(None, self._live.values())) or "waiting for orders")

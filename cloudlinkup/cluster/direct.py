@@ -110,7 +110,7 @@ class DirectContributor:
             program=terms.program,
             gateway=self._gateway,
             nonce=secrets.token_hex(32),  # nobody asked: the scheduler's own network is the border here
-            agent=str(self._identity.agent.public),
+            agent=self._identity.name,
             sealing_key=sealing.public,
             sealing_expires=expires,
             hardware=terms.hardware,

@@ -19,11 +19,12 @@ from typing import Any, Literal
 from distributed import Client
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
+from pydantic import ValidationError
 
 from cloudlinkup.cluster import shard
 from cloudlinkup.errors import ClusterError, ClusterLost, ContributorLost, ProtocolError, ShardTimeout, Unavailable
 from cloudlinkup.wire.calls import RESULT_LIMIT, CallRequest, CallResult, Description
-from cloudlinkup.wire.messages import Delegation, Hello, Signed, verify
+from cloudlinkup.wire.messages import Delegation, Hello, Signed, agent_key, verify
 
 MARGIN = 5.0  # seconds beyond a call's own deadline, which the gateway holds
 DESCRIBE = 5.0  # seconds for a contributor to say who it is
@@ -35,7 +36,8 @@ DEVICES = ("GPU", "CPU")  # the resource a training call takes, so that it has t
 class Contributor:
     """One worker's own words, not yet checked: `verify_description` checks `description`.
 
-    `agent` is the key that signed the hello; `name` is its Dask worker's name (the same, when it came by the gateway).
+    `agent` is whom the hello names: the key that signed it, or one device of it. `name` is its Dask worker's name (the
+    same, when it came by the gateway).
     """
 
     agent: str
@@ -68,7 +70,7 @@ def verify_description(
     if delegation.expires <= now:
         raise ProtocolError("the delegation has expired: sign a new one with the wallet")
     hello = verify(Hello, described.hello, signer=delegation.agent, genesis=genesis, program=program)
-    if hello.agent != delegation.agent:
+    if agent_key(hello.agent) != delegation.agent:
         raise ProtocolError("the hello is for another agent key than the delegation")
     if hello.gateway != gateway:
         raise ProtocolError(f"the hello is for {hello.gateway}, not for {gateway}")
@@ -110,7 +112,7 @@ class Cluster:
                 await client.close(timeout=2)
 
     async def contributors(self) -> list[Contributor]:
-        """Everybody who is connected and answers, by agent key; who fails or leaves meanwhile is left out.
+        """Everybody who is connected and answers, by agent name; who fails or leaves meanwhile is left out.
 
         Raises ClusterLost.
         """
@@ -143,12 +145,13 @@ class Cluster:
         try:
             result = await self._submit(place, request, f"describe-{place.worker}")
             described = Description.unpack(result.body, RESULT_LIMIT)
+            name = Hello.model_validate_json(described.hello.text).agent  # as it says; `verify_description` checks it
         except ClusterLost:
             raise
-        except (ClusterError, ProtocolError):
+        except (ClusterError, ProtocolError, ValidationError):
             return None
         return Contributor(
-            agent=described.hello.signer,
+            agent=name,
             name=place.worker,
             via=described.via,
             delegation=described.delegation,

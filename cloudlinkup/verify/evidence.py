@@ -167,7 +167,7 @@ def recheck(folder: Path, frozen: Path | None = None) -> Recheck:
         problem
         for wrong, problem in [
             (commit.order != order_hash.hex(), "the commit is of another order"),
-            (commit_signer != order.agent, "the commit is not signed by the order's agent"),
+            (commit_signer != order.agent.partition("/")[0], "the commit is not signed by the order's agent"),
             (order.spec_hash != sha256(spec_bytes), "spec.json is not the order's spec"),
             (order.weights_hash != sha256(weights), "weights.bin are not the order's weights"),
             (

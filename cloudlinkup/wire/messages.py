@@ -22,6 +22,8 @@ from cloudlinkup.types import Frozen, canonical_json
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Key = Annotated[str, Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{32,44}$")]
+# an agent key, or one device of several that work under it: key/0, key/1 (each a worker and a seat of its own)
+AgentName = Annotated[str, Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{32,44}(/(0|[1-9][0-9]?))?$")]
 U16 = Annotated[int, Field(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -29,6 +31,16 @@ Short = Annotated[str, Field(max_length=200)]
 Minute = Annotated[int, Field(ge=0, le=DAY)]
 
 LEAST_SHARE = 0.001  # of one device's time
+
+
+def agent_name(key: str, device: int | None) -> str:
+    """The name of an agent key's one device, or of its device number `device`."""
+    return key if device is None else f"{key}/{device}"
+
+
+def agent_key(name: str) -> str:
+    """The key that signs for the agent of this name."""
+    return name.partition("/")[0]
 
 
 class Document(Frozen):
@@ -99,7 +111,7 @@ class Hello(Document):
     purpose: Literal["cloudlinkup hello 1"] = "cloudlinkup hello 1"
     nonce: Hex32
     gateway: Short
-    agent: Key
+    agent: AgentName
     sealing_key: Hex32  # X25519, short-lived
     sealing_expires: U64
     hardware: Hardware
@@ -125,7 +137,7 @@ class Order(Document):
     seat: U16
     attempt: U16
     wallet: Key
-    agent: Key
+    agent: AgentName
     spec_hash: Hex32
     partition_hash: Hex32  # salted, see hashes.partition_hash
     weights_hash: Hex32  # SHA-256 of the published weights' flat fp32 bytes

@@ -33,7 +33,7 @@ from cloudlinkup.wire.frames import (
     Welcome,
     read_for_gateway,
 )
-from cloudlinkup.wire.messages import Ack, BadShard, Hello, Signed, verify
+from cloudlinkup.wire.messages import Ack, BadShard, Hello, Signed, agent_key, verify
 from cloudlinkup.wire.packed import Packed
 from services.cell.grants import Grant, Grants
 from services.cell.worker import current_key
@@ -210,7 +210,7 @@ class Channel:
     def _on_ack(self, pending: _Pending, signed: Signed) -> None:
         if pending.request.ack_within is None or pending.ack.done():
             raise ProtocolError("an acknowledgement that nobody awaits")
-        names = {"signer": self.agent, "genesis": self.hello.genesis, "program": self.hello.program}
+        names = {"signer": agent_key(self.agent), "genesis": self.hello.genesis, "program": self.hello.program}
         accepted = True
         try:
             verify(Ack, signed, **names)

@@ -28,7 +28,7 @@ from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import BlobRef, CallRequest, ChallengeCall, PathStep, TrainCall, WeightsRef
 from cloudlinkup.wire.hashes import partition_hash, seal_context, seat_leaf, secret_leaf, sha256, shard_seed
-from cloudlinkup.wire.messages import Ack, BadShard, Commit, Document, Order, Signed, sign, verify
+from cloudlinkup.wire.messages import Ack, BadShard, Commit, Document, Order, Signed, agent_key, sign, verify
 from tests.agent.chain_server import GENESIS, ChainServer, JobState, SeatState
 
 JOB_ID = "0190" + "ab" * 14
@@ -139,7 +139,7 @@ class Flow:
     # ------------------------------------------------------------ what comes back
 
     def read(self, kind: type[Document], signed: Signed) -> Any:
-        return verify(kind, signed, signer=self.agent, genesis=GENESIS, program=PROGRAM_ID)
+        return verify(kind, signed, signer=agent_key(self.agent), genesis=GENESIS, program=PROGRAM_ID)
 
     def bad(self, signed: Signed | None) -> BadShard:
         assert signed is not None

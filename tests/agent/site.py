@@ -154,7 +154,8 @@ class Site:
 
     def options(self, *more: str) -> list[str]:
         line = ["--name", "one", "--gateway", self.gateway, "--ca-file", str(self.certificates.ca)]
-        return [*line, "--rpc-url", self.chain.url, "--device", "cpu", *more]
+        device = () if "--device" in more else ("--device", "cpu")
+        return [*line, "--rpc-url", self.chain.url, *device, *more]
 
     async def contribute(self, *more: str, command: tuple[str, ...] = ("-c", CONTRIBUTE, "contribute")) -> Child:
         process = await asyncio.create_subprocess_exec(

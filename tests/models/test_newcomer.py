@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
-from models.newcomer import MOST_SHARE, with_newcomer
+from models.newcomer import MOST_SHARE, add_newcomer, with_newcomer
 from models.plan import JobPlan, plan_round
 from models.predictor import Predictor
 from models.pricing import with_fee
@@ -117,3 +117,17 @@ def test_newcomers_are_told_apart_from_the_chosen(job: JobFacts, limits: Limits,
     field = market(make_candidate, known=5, new=3)
     found = select(job, field, Predictor.rank1().predict(job, field), limits)
     assert [r.candidate.agent for r in found.newcomers] == ["agent-5", "agent-6", "agent-7"]
+
+
+def test_a_duplicate_never_goes_to_another_device_of_a_wallet_at_work(
+    job: JobFacts, limits: Limits, make_candidate: Make
+) -> None:
+    """Its record is its wallet's, so it is no newcomer; nor is it one where a record could not be read."""
+    field = [*market(make_candidate, new=0), make_candidate(4, agent="agent-0/1", wallet="wallet-0")]
+    assert ask(job, limits, field).plan.newcomer is None
+    found = ask(job, limits, [*field, make_candidate(6)]).plan.newcomer
+    assert found is not None and found.wallet == "wallet-6"
+    alone = ask(job, limits, market(make_candidate, new=0)).plan
+    chosen = select(job, field[:4], Predictor.rank1().predict(job, field[:4]), limits).chosen
+    other = select(job, field[4:], Predictor.rank1().predict(job, field[4:]), limits).chosen
+    assert add_newcomer(alone, chosen, (), other) is alone

@@ -52,15 +52,16 @@ def test_every_refusal_has_its_reason(job: JobFacts, limits: Limits, make_candid
         make_candidate(3, probes=()),
         make_candidate(4, ask=3_600_000_000),
         make_candidate(5, wallet="wallet-0"),
+        make_candidate(6, wallet="wallet-0"),
     ]
     needy = job.model_copy(update={"memory": 1})
     candidates = [c if c.agent == "agent-1" else c.model_copy(update={"memory": 10}) for c in candidates]
     bounds = limits.model_copy(update={"replay_classes": (candidates[0].device_class,)})
     found = select(needy, candidates, Predictor.rank1().predict(needy, candidates), bounds)
     reasons = {r.agent: r.reason for r in found.refused}
-    assert [r.candidate.agent for r in found.chosen] == ["agent-0", "agent-1"]
+    assert [r.candidate.agent for r in found.chosen] == ["agent-0", "agent-1", "agent-5"]
     assert "replay" in reasons["agent-2"] and "probe" in reasons["agent-3"]
-    assert "median" in reasons["agent-4"] and "same wallet" in reasons["agent-5"]
+    assert "median" in reasons["agent-4"] and "its wallet has 2" in reasons["agent-6"]
     poor = [c.model_copy(update={"memory": 0}) for c in candidates]
     assert select(needy, poor, Predictor.rank1().predict(needy, poor), limits).chosen == ()
 

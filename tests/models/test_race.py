@@ -17,7 +17,7 @@ from models.correction import Correction
 from models.estimate import Rest
 from models.facts import Candidate, JobFacts, Prediction, TrackRecord
 from models.plan import JobPlan, plan_job, plan_pilot, plan_round
-from models.race import Racer, keep, regressed, stranded_by_race
+from models.race import Racer, Waiting, keep, latecomers, regressed, returning, stranded_by_race
 from models.selection import Ranked
 
 
@@ -192,3 +192,15 @@ def test_whole_segments_against_the_program_and_every_split(seed: int) -> None:
     brute = min(makespan(split) for split in splits if sum(split) == total)
     assert makespan(tuple(int(u) for u in units)) == pytest.approx(brute)
     assert _least_makespan(total, v, caps.astype(float), before) <= brute + 1e-9
+
+
+def test_one_wallet_s_devices_do_not_win_every_place() -> None:
+    field = [replace(racer(n, 1.0 + n), wallet="a" if n < 4 else f"w{n}") for n in range(8)]
+    kept = keep(field, 4, rest=Rest(100), seconds_left=1e9)
+    assert kept.kept == (0, 1, 4, 5) and set(kept.dropped) == {2, 3, 6, 7}
+    assert keep([racer(n, 1.0 + n) for n in range(8)], 4, rest=Rest(100), seconds_left=1e9).kept == (0, 1, 2, 3)
+    waiting = [Waiting(n, float(n), True, "a" if n < 2 else f"w{n}") for n in range(4)]
+    assert returning(waiting, 2) == (0, 1)
+    assert returning(waiting, 2, held=["a", "a", "b", "c"]) == (2, 3)
+    late = [replace(r, candidate=r.candidate.model_copy(update={"wallet": "a"})) for r in ranked([1.0, 2.0])]
+    assert len(latecomers(late, 5, 2)) == 2 and latecomers(late, 5, 2, held=["a", "a", "b", "c"]) == ()

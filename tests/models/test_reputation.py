@@ -85,9 +85,9 @@ async def test_a_rejection_counts_only_with_its_evidence(job: JobFacts, tmp_path
     (folder / "weights.bin").write_bytes(b"2")
     assert evidence_hash(folder) != proof
     await store.record_attempt(attempt_of(job, outcome="rejected"))
-    assert (await store.track_record("a")).rejected == 0
+    assert (await store.track_record("w")).rejected == 0
     await store.record_attempt(attempt_of(job, outcome="rejected", round=2, evidence=proof))
-    assert (await store.track_record("a")).rejected == 1
+    assert (await store.track_record("w")).rejected == 1
     assert not await store.record_attempt(attempt_of(job, outcome="rejected", round=3, evidence="looks bad"))
 
 
@@ -95,8 +95,8 @@ async def test_records_are_kept_by_client(job: JobFacts, tmp_path: Path) -> None
     store = Telemetry(tmp_path / "telemetry.db")
     for number in range(40):
         await store.record_attempt(attempt_of(job, round=number, client="mine" if number < 10 else "theirs"))
-    assert (await store.track_record("a", "mine")).valid == pytest.approx(10 + 12 / 9)
-    assert (await store.track_record("a", "theirs")).valid == pytest.approx(30 + 32 / 9)
+    assert (await store.track_record("w", "mine")).valid == pytest.approx(10 + 12 / 9)
+    assert (await store.track_record("w", "theirs")).valid == pytest.approx(30 + 32 / 9)
 
 
 async def test_a_store_of_an_earlier_version_gets_the_new_columns(job: JobFacts, tmp_path: Path) -> None:
@@ -120,6 +120,6 @@ async def test_a_store_of_an_earlier_version_gets_the_new_columns(job: JobFacts,
 
     await asyncio.to_thread(cut)
     store = Telemetry(old)
-    assert (await store.track_record("a")).valid == 1
+    assert (await store.track_record("w")).valid == 1
     assert await store.record_attempt(attempt_of(job, round=2, client="c"))
     assert len(await store.attempts()) == 2

@@ -81,7 +81,7 @@ async def test_the_track_record_counts_outcomes(store: Telemetry, attempt: Attem
         await store.record_attempt(
             attempt.model_copy(update={"round": number, "outcome": outcome, "evidence": evidence})
         )
-    record = await store.track_record("a")
+    record = await store.track_record("w")
     assert (record.on_time, record.late, record.valid, record.rejected) == (4, 3, 3, 1)
     assert record.earned == 3 * 20 * 2**40
     assert (await store.track_record("nobody")).on_time == 0
@@ -110,12 +110,12 @@ async def test_a_locked_store_costs_a_flow_nothing(impatient: None, store: Telem
     try:
         other.execute("BEGIN EXCLUSIVE")
         await _nothing_is_stored_and_nothing_raised(store, attempt, "locked")
-        assert await store.track_record("a") == TrackRecord() and await store.latest("a", 3) == []
+        assert await store.track_record("w") == TrackRecord() and await store.latest("a", 3) == []
         with pytest.raises(Unavailable, match="locked"):
             await store.attempts()
     finally:
         other.close()
-    assert len(await store.attempts()) == 1 and (await store.track_record("a")).valid == 1
+    assert len(await store.attempts()) == 1 and (await store.track_record("w")).valid == 1
 
 
 async def test_a_full_store_costs_a_flow_nothing(store: Telemetry, attempt: Attempt) -> None:

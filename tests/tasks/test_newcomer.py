@@ -112,7 +112,7 @@ async def test_the_newcomers_shard_is_paid_beside_its_partners_and_one_is_aggreg
         for e in counted
     }
     assert np.array_equal(run.weights.weights, before + aggregate(updates).update)
-    record = await Telemetry(run.settings.home.telemetry_db).track_record(run.state.seat(2).agent, str(run.owner))
+    record = await Telemetry(run.settings.home.telemetry_db).track_record(run.state.seat(2).wallet, str(run.owner))
     assert record.valid == 1 and record.on_time == 1, "it is on record now"
 
     assert await next_round(run) and run.plan is not None

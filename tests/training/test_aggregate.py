@@ -100,3 +100,37 @@ def test_capped_shares(amounts, most):
     assert shares.sum() == pytest.approx(1) and (shares <= bound * (1 + 1e-9)).all()
     order = np.argsort(amounts)
     assert (np.diff(shares[order]) >= -1e-9).all()
+
+
+def test_one_contributor_s_seats_count_as_one():
+    updates = honest([40, 10, 20, 60, 60], seed=3)
+    whose = {0: "a", 1: "a", 2: "b", 3: "c", 4: "d"}
+    both = (updates[0][0].astype(np.float64) * 40 + updates[1][0].astype(np.float64) * 10) / 50
+    alone = aggregate({0: (both.astype(np.float32), 50), **{s: updates[s] for s in (2, 3, 4)}})
+    found = aggregate(updates, whose)
+    np.testing.assert_allclose(found.update, alone.update, rtol=1e-5, atol=1e-6)
+    assert found.shares[0] + found.shares[1] == pytest.approx(alone.shares[0])
+    assert found.shares[0] == pytest.approx(4 * found.shares[1])  # by steps
+    assert aggregate(updates, dict(enumerate("abcde"))).shares == aggregate(updates).shares
+
+
+def test_from_four_seats_one_contributor_s_devices_stay_within_a_third_together():
+    updates = honest([100, 100, 10, 10])
+    found = aggregate(updates, {0: "a", 1: "a", 2: "b", 3: "c"})
+    assert found.shares[0] + found.shares[1] == pytest.approx(1 / 3)
+    assert aggregate(updates).shares[0] + aggregate(updates).shares[1] > 0.6  # were they two contributors'
+    few = honest([100, 100, 10])  # below four a third cannot be a bound
+    assert sum(aggregate(few, {0: "a", 1: "a", 2: "b"}).shares[s] for s in (0, 1)) == pytest.approx(20 / 21)
+
+
+def test_four_devices_of_one_cheat_do_not_outvote_four_others():
+    updates = honest([50] * 8, seed=1, noise=0.5)
+    truth = aggregate({s: updates[s] for s in range(4)}).update
+    for seat in range(4, 8):
+        updates[seat] = (-updates[seat][0], 50)
+    whose = {s: "cheat" if s > 3 else str(s) for s in range(8)}
+    found = aggregate(updates, whose)
+    assert set(found.dropped) == {4, 5, 6, 7}
+    assert cosine(found.update, truth) > 0.99
+    apart = aggregate(updates)
+    assert not set(apart.dropped) >= {4, 5, 6, 7} or cosine(apart.update, truth) < 0.99  # as four voices they would
