@@ -303,10 +303,25 @@ def download(request: str, /, *, to: Path | None = None) -> None:
         raise BadInput("to", str(target), "exists already", "name a folder that does not exist")
     shutil.copytree(source, target)
     files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
-    line = f"import cloudlinkup, pandas; print(cloudlinkup.predict({str(target)!r}, pandas.read_csv('rows.csv')))"
+    what, line = _how_to_use(target)
 
     def show(console: Console) -> None:
         console.print(f"{target}: {', '.join(files)}", soft_wrap=True)
-        console.print(f"Predict on raw rows: {line}", markup=False, soft_wrap=True)
+        console.print(f"{what}: {line}", markup=False, soft_wrap=True)
 
     terminal.result({"folder": str(target), "files": files, "python": line}, show)
+
+
+def _how_to_use(folder: Path) -> tuple[str, str]:
+    """What the model does, and a line of Python that does it."""
+
+    def told(name: str) -> dict[str, Any]:
+        path = folder / name
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    if told("preprocessing.json").get("task") != "next_token":
+        line = f"import cloudlinkup, pandas; print(cloudlinkup.predict({str(folder)!r}, pandas.read_csv('rows.csv')))"
+        return "Predict on raw rows", line
+    base = ", base='BASE'" if told("spec.json").get("frozen") else ""
+    model = f"cloudlinkup.load_model({str(folder)!r}{base})"
+    return "Write on from a text", f"import cloudlinkup; print({model}.generate('Once upon a time', tokens=100))"

@@ -37,6 +37,7 @@ from cloudlinkup.errors import BadInput
 from cloudlinkup.sdk.adapters import WEIGHTS, open_base, weights_name, write_config
 from cloudlinkup.sdk.card import model_card
 from cloudlinkup.sdk.language import LanguageModel
+from cloudlinkup.sdk.module import Model
 from cloudlinkup.sdk.plot import Line, line_plot
 from cloudlinkup.tables.prepared import read_recipe
 from cloudlinkup.tables.recipe import Preprocessing
@@ -63,29 +64,9 @@ MAX_MEMBERS = 256
 BATCH = 8_192  # rows a forward pass
 
 
-class DeliveredModel(torch.nn.Module):
-    """A delivered model: a torch module on raw rows.
-
-    `network`: (rows, inputs) prepared features to (rows, outputs) logits or standardised targets; a part of the module,
-    so that `.to`, `.parameters()` and training on work as on any other. `spec`: of one network.
-    """
-
-    def __init__(
-        self, spec: TrainingSpec, network: torch.nn.Module, preprocessing: Preprocessing, metrics: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.spec, self.preprocessing, self.metrics = spec, preprocessing, metrics
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The network on prepared features."""
-        return self.network
-
-    @property
-    def weights(self) -> np.ndarray:
-        """All parameters as one flat fp32 vector."""
-        return np.concatenate([p.detach().cpu().numpy().reshape(-1) for p in self.network.parameters()])
+class DeliveredModel(Model[Preprocessing]):
+    """A torch module on raw rows. `network`: (rows, inputs) prepared features to (rows, outputs) logits or standardised
+    targets; where several networks blend, `spec` is of one."""
 
     def forward(self, rows: pd.DataFrame | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Raw rows to predictions, as `predict`; a tensor of prepared features (rows, inputs) to the network's outputs.

@@ -11,41 +11,22 @@ A window shorter than the context is filled up behind: a model that looks only b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from cloudlinkup.errors import BadInput
+from cloudlinkup.sdk.module import Model
 from cloudlinkup.tables.text import TextRecipe
-from cloudlinkup.training.architectures import flat_weights
 from cloudlinkup.training.metrics import log_softmax
-from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.wire.hashes import digest
 
 BATCH_TOKENS = 4_096  # of a forward pass
 MOST_TOKENS = 1_000_000  # that one call writes
 
 
-class LanguageModel(torch.nn.Module):
+class LanguageModel(Model[TextRecipe]):
     """A torch module on text. `network`: int (rows, context) tokens to (rows, context, vocabulary) logits."""
-
-    def __init__(
-        self, spec: TrainingSpec, network: torch.nn.Module, preprocessing: TextRecipe, metrics: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.spec, self.preprocessing, self.metrics = spec, preprocessing, metrics
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The network on tokens."""
-        return self.network
-
-    @property
-    def weights(self) -> np.ndarray:
-        """What was trained, as one flat fp32 vector."""
-        return flat_weights(self.network)
 
     def forward(self, texts: str | Sequence[str] | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Texts to perplexities, as `predict`; a tensor of tokens (rows, context) to the network's logits."""

@@ -12,6 +12,7 @@ The kinds, their bodies and replies:
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -68,8 +69,19 @@ class TrainCall(Packed):
 
     @property
     def ack_seconds(self) -> float:
-        """From the order to Ack or BadShard, at most: longer where a large file has to be fetched and looked at."""
-        return ACK_SECONDS if self.frozen is None else 3 * ACK_SECONDS + self.frozen.size / FROZEN_SPEED
+        """From the order to Ack or BadShard, at most: longer where a large file has to be fetched and looked at, or an
+        optional library imported."""
+        more = 2 * ACK_SECONDS if self.frozen is not None or _imports_much(self.spec) else 0.0
+        return ACK_SECONDS + more + (0 if self.frozen is None else self.frozen.size / FROZEN_SPEED)
+
+
+def _imports_much(spec: bytes) -> bool:
+    """Whether the network is built by the optional extra, whose first import took 60 s on a loaded machine. Both sides
+    see the same bytes; whether they are a spec is found out later."""
+    try:
+        return json.loads(spec)["model"]["kind"] == "huggingface"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 class TrainReply(Packed):

@@ -13,6 +13,7 @@ import pytest
 
 from cloudlinkup.cli.main import app
 from cloudlinkup.jobs import JobStore
+from cloudlinkup.tables.text import TextRecipe
 from cloudlinkup.types import parse_job
 
 if TYPE_CHECKING:
@@ -155,6 +156,15 @@ def test_download_copies_the_model_once(cli: Cli, done: JobStore, tmp_path: Path
     assert "cloudlinkup.predict" in answer.document["python"]
     assert json.loads((tmp_path / "model" / "receipt.json").read_text()) == RECEIPT
     assert cli("download", REQUEST, "--to", "model").code == 2
+
+
+def test_download_says_how_to_use_a_language_model(cli: Cli, done: JobStore, tmp_path: Path) -> None:
+    delivered = tmp_path / "home" / "jobs" / REQUEST / "delivered"
+    (delivered / "preprocessing.json").write_text(TextRecipe(context=16).model_dump_json())
+    said = cli("download", REQUEST, "--to", "model").out
+    assert "pandas" not in said and "load_model('model').generate(" in said
+    (delivered / "spec.json").write_text('{"frozen": "00"}')
+    assert "load_model('other', base='BASE')" in cli("download", REQUEST, "--to", "other").out
 
 
 def test_a_job_that_failed_after_some_rounds_has_a_model(cli: Cli, done: JobStore, tmp_path: Path) -> None:

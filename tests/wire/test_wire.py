@@ -12,7 +12,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
@@ -20,8 +20,17 @@ from cloudlinkup.crypto.identity import MAX_TEXT, Signer, check_text, offchain_m
 from cloudlinkup.errors import ProtocolError
 from cloudlinkup.home import PROGRAM_ID
 from cloudlinkup.wire import frames, hashes
-from cloudlinkup.wire.calls import MAX_BODY, RESULT_LIMIT, CallRequest, CallResult
-from cloudlinkup.wire.messages import Ack, BadShard, Commit, Signed, sign, verify
+from cloudlinkup.wire.calls import (
+    ACK_SECONDS,
+    MAX_BODY,
+    RESULT_LIMIT,
+    BlobRef,
+    CallRequest,
+    CallResult,
+    TrainCall,
+    WeightsRef,
+)
+from cloudlinkup.wire.messages import Ack, AgentName, BadShard, Commit, Signed, agent_key, agent_name, sign, verify
 from cloudlinkup.wire.packed import Packed, decode
 
 GENESIS = "9" * 44
@@ -261,3 +270,37 @@ def test_purposes_are_apart() -> None:
         *(hashes.seal_context(d, "j", "r", 1) for d in ("data", "weights", "update", "opening")),
     ]
     assert len(set(values)) == len(values)
+
+
+def test_an_order_whose_network_needs_a_large_import_has_longer_to_its_ack() -> None:
+    blob = BlobRef(sha256="0" * 64, size=10**6, sealed_key=b"")
+    signed = sign(SIGNER, Ack(genesis=GENESIS, program=PROGRAM_ID, order="0" * 64))
+
+    def seconds(spec: bytes, **more: Any) -> float:
+        weights = WeightsRef(snapshot=blob)
+        return TrainCall(order=signed, spec=spec, partition=blob, salt=b"s" * 16, weights=weights, **more).ack_seconds
+
+    whole = seconds(b'{"model":{"kind":"huggingface"}}')
+    assert whole >= 90 and seconds(b'{"model":{"kind":"mlp"}}') == ACK_SECONDS
+    assert seconds(b'{"model":{"kind":"huggingface"}}', frozen=blob) == whole + 1
+    for junk in (b"", b"[]", b'{"model":3}', b"{", b"[" * 60_000, b"\xff"):
+        assert seconds(junk) == ACK_SECONDS
+
+
+def test_names_of_devices() -> None:
+    key, names = str(Keypair().pubkey()), TypeAdapter(AgentName)
+    for device in (None, 0, 1, 99):
+        assert agent_key(names.validate_python(agent_name(key, device))) == key
+    for bad in (
+        f"{key}/",
+        f"{key}/00",
+        f"{key}/-1",
+        f"{key}/100",
+        f"{key}/a",
+        f"{key}/0/1",
+        f"{key}/0\n",
+        "/0",
+        f"{key} /0",
+    ):
+        with pytest.raises(ValidationError):
+            names.validate_python(bad)
