@@ -174,13 +174,15 @@ def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
     seat, steps = run.state.seat(entry.seat), entry.segments * int(run.state.plan["segment_steps"])
     budget = run.state.terms.budget if run.state.terms else 0
     fastest = Correction(**seat.belief).prediction.low * steps
+    done = {e.seat: e.segments for e in round_.entries}
+    mine = sum(segments for number, segments in done.items() if run.state.seat(number).wallet == seat.wallet)
     return Risk(
         rounds=seat.rounds_done,
         contributors=len({run.state.seat(e.seat).wallet for e in round_.entries}),
         value=min(1.0, steps * run.state.price / budget) if budget else 0.0,
         misses=misses + seat.unopened,
         pace=fastest / entry.seconds if entry.seconds else 0.0,
-        share=0.0 if entry.trial is not None else entry.segments / max(1, sum(e.segments for e in round_.entries)),
+        share=0.0 if entry.trial is not None else mine / max(1, sum(done.values())),
     )
 
 

@@ -35,7 +35,8 @@ MOST_EXTRA = 4  # beyond the default: what an audit may cost is bounded too
 class Risk:
     """What is known before the draw. `value`: the shard's pay as a share of the job's budget. `pace`: P10 of the
     predicted seconds over the seconds it took; 0 where unknown. `misses`: failed audits on record, openings that never
-    came included. `share`: of the round's committed steps."""
+    came included. `share`: of the round's committed steps, all devices of
+    the contributor together."""
 
     rounds: int
     contributors: int
