@@ -1,6 +1,7 @@
 """1,000 jobs on 10,000 contributors, through the product's queue, quotes, races and rounds, and how long that takes.
 
     python -m benchmarks.fleet [--contributors 10000] [--jobs 1000] [--seed 1] [--json]
+    python -m benchmarks.fleet --fit [--jobs 200]       # `models.margin.TOGETHER`, from seeds 1000 to 1003
 
 Contributors are the hosts of the measured GPU table, each with a hidden lognormal slowdown of sigma 0.3, probes as
 measured, an ask an hour by its datasheet's FP32 (a lognormal factor of 0.4), a line of 50 MB/s in the median, and a
@@ -11,8 +12,9 @@ Rank-1 predicts: it learns nothing, so nothing that was measured on these hosts 
 
 `ranked` starts jobs by `models.priority`, the baseline in the order of arrival. `on time` is of all jobs, `P90 kept`
 the share of those that ran and were done within their quote's P90, `over P50` the median of what a job took over its
-quote's P50, both less the quote's audit: no auditor is simulated. `wall` and `cpu` are seconds of the simulation
-alone. Intervals are 95% Wilson ones.
+quote's P50, both less the quote's audit: no auditor is simulated. `--fit` finds the part of the predictions' half
+width that is wrong for all together, so that the P90 is kept by 90% of the jobs of four fleets. `wall` and `cpu` are
+seconds of the simulation alone. Intervals are 95% Wilson ones.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from models.facts import Candidate, JobFacts, ReferenceProfile
 from models.fleet import Asked, Fleet, Served
 from models.goodput import most_useful
 from models.leave_out import REFERENCE
+from models.margin import times_p90, training_spread
 from models.predictor import Predictor
 from models.simulator import World
 
@@ -40,6 +43,7 @@ SIGMA, LATE, LEAVES = 0.3, 0.1, 0.1
 BATCHES, HOURS, AT_ONCE, CLIENTS = 20, 3.0, 40, 100
 LINE, UPDATE, ROWS = 50e6, 40e6, 200e6  # bytes a second, a round, a partition
 CLASS = "cuda|measured"
+FITTED, LEVEL = (1000, 1001, 1002, 1003), 0.9  # seeds, and the share of jobs
 
 
 def probes(table: Table, host: str) -> tuple[Probe, ...]:
@@ -88,7 +92,8 @@ def make_jobs(table: Table, networks: list[str], count: int, rng: np.random.Gene
     return jobs, names
 
 
-def run(contributors: int, count: int, seed: int, *, ranked: bool) -> dict[str, Any]:
+def serve(contributors: int, count: int, seed: int, *, ranked: bool) -> tuple[list[Served], dict[str, float]]:
+    """(how each job went, seconds that the simulation took)."""
     table, rng = load_table(), np.random.default_rng(seed)
     hosts = sorted(h for h in table.gpu if h != REFERENCE and all((h, "fp32", p) in table.seconds for p in PROBES))
     shared = [{n for (h, p, n) in table.seconds if h == host and p == "fp32"} for host in (*hosts, REFERENCE)]
@@ -113,8 +118,27 @@ def run(contributors: int, count: int, seed: int, *, ranked: bool) -> dict[str, 
     )
     began, cpu = time.perf_counter(), time.process_time()
     served = fleet.run(jobs)
-    spent = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+    return served, {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+
+
+def run(contributors: int, count: int, seed: int, *, ranked: bool) -> dict[str, Any]:
+    served, spent = serve(contributors, count, seed, ranked=ranked)
     return summarise(served, count) | spent
+
+
+def fit(contributors: int, count: int) -> float:
+    """`models.margin.TOGETHER` with which the P90 is kept by `LEVEL` of the jobs of `FITTED`'s fleets."""
+    found = [serve(contributors, count, seed, ranked=True)[0] for seed in FITTED]
+    ran = [s for served in found for s in served if not s.why]
+
+    def kept(together: float) -> float:
+        return sum(s.took <= _p90(s, together) for s in ran) / len(ran)
+
+    return next(t for t in np.arange(0.0, 1.0, 0.005).tolist() if kept(t) >= LEVEL)
+
+
+def _p90(one: Served, together: float) -> float:
+    return one.fixed + (one.p50 - one.fixed) * times_p90(training_spread(one.speeds, together))
 
 
 def summarise(served: list[Served], count: int) -> dict[str, Any]:
@@ -145,8 +169,14 @@ def main() -> None:
     parser.add_argument("--contributors", type=int, default=10_000)
     parser.add_argument("--jobs", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fit", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.fit:
+        print(f"{fit(given.contributors, given.jobs):.3f}")
+        return
+    if given.seed in FITTED:
+        parser.error(f"the margin was fitted on seeds {FITTED}")
     orders = {"ranked": True, "in the order of arrival": False}
     found = {name: run(given.contributors, given.jobs, given.seed, ranked=by) for name, by in orders.items()}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

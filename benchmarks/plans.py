@@ -1,6 +1,6 @@
 """How near do plans come to what a clairvoyant planner would do: time, machine time, deadlines, and money?
 
-    python -m benchmarks.plans [--json] [--jobs 200] [--only small large units cost] [--seed 1]
+    python -m benchmarks.plans [--json] [--jobs 200] [--only small large choice units cost asks] [--seed 1]
 
 Fields are `benchmarks.fields`': measured step times of GPUs and networks that the predictor never saw, times a hidden
 slowdown of sigma 0, 0.3 and 0.5; 5% vanish; 5 s of dispatch a round; a shard's time jitters by 5%.
@@ -15,10 +15,13 @@ lot, parts by the datasheet's FP32, parts by rank-1. Ours runs through the produ
 corrections: with no predictor (all are taken to be alike), with rank-1, with XGBoost on the base; without a race, with
 two for a place, and as the product races.
 
+choice: of 64 of 5,000, the bound when the fastest of only the first so many by rank-1 are taken: what could be had by
+trying so many and no more.
 units: independent shards by factoring on all 60, over all units by the summed speed of who is there, and one dispatch;
 a contributor asks for its next chunk when it is done, or a dispatch before that.
 cost: the product's quote for the least money at a deadline twice as long as its fastest plan, against an equal split
 over all 60. Ours pays everybody the highest ask of the chosen, the split each its own ask (beside it: the highest).
+asks: what asks would become under one price and under each its own (`benchmarks.plan_cost`).
 Intervals are 95%: bootstrap over jobs, Wilson for shares.
 """
 
@@ -44,13 +47,14 @@ from benchmarks.fields import (
     summary,
     wilson,
 )
-from benchmarks.plan_cost import cost_table
+from benchmarks.plan_cost import asks_table, cost_table
 from models.simulated_units import simulate_units
 from models.simulator import Machine, Outcome, World, simulate
 
 SIGMAS = (0.0, 0.3, 0.5)
 WORLD = World(dispatch=5.0, jitter=0.05)
 DEADLINE = 1.25  # times the bound
+TRIED = (1, 2, 3, 4, 8, 16, 32)  # for a place
 UNITS, CONTRIBUTORS = 20_000, 60
 GOALS = {"ten rounds": 1.10, "on time": 0.95, "machines": 1.25, "error": 0.03, "cost": 0.45}
 UNIT_GOALS = (1.05, 1.10, 1.08)  # mean, P95, mean with vanishing
@@ -146,6 +150,25 @@ def rounds_table(jobs: int, seed: int, size: int, places: int) -> dict[str, Any]
     return result
 
 
+def choice_table(jobs: int, seed: int, size: int, places: int) -> dict[str, Any]:
+    """The bound for the fastest of the first so many by rank-1 over that for the fastest of all."""
+    result: dict[str, Any] = {}
+    for sigma in SIGMAS:
+        rng = np.random.default_rng(seed)
+        found: dict[str, list[float]] = {}
+        for _ in range(jobs):
+            field = draw_field(rng, sigma, size=size, places=places)
+            bound = field.bound(field.best, WORLD.dispatch)
+            order = [i for i in np.argsort(field.guess["rank-1"], kind="stable") if field.until[i] == inf]
+            for many in TRIED:
+                best = sorted(order[: many * places], key=lambda i: field.true[i])[:places]
+                found.setdefault(f"{many} a place, {many * places} in all", []).append(
+                    field.bound(best, WORLD.dispatch) / bound
+                )
+        result[f"{sigma:g}"] = {name: summary(values, seed) for name, values in found.items()}
+    return result
+
+
 def units_table(jobs: int, seed: int) -> dict[str, Any]:
     """Factoring on all of 60, with nobody vanishing and with 5%."""
     result: dict[str, Any] = {}
@@ -234,6 +257,10 @@ def show(found: dict[str, Any]) -> None:
                 seats = f"{r['readers']['mean']:7.1f}" if "readers" in r else ""
                 figures = f"{r['machines']['mean']:11.2f}{r['on time']:9.1%}{error}{seats}"
                 print(f"{name:24}{_text(r['time']):>28}{_text(r['own']):>28}{figures}")
+    for sigma, rows in found.get("choice", {}).items():
+        print(f"\n64 of 5,000, the fastest of the first by rank-1, sigma {sigma}")
+        for name, one in rows.items():
+            print(f"  {name:26}{_text(one)}")
     for title, rows in found.get("units", {}).items():
         print(f"\nindependent shards on 60, sigma {title}")
         for name, one in rows.items():
@@ -241,7 +268,11 @@ def show(found: dict[str, Any]) -> None:
     for sigma, rows in found.get("cost", {}).items():
         print(f"\ncost at a deadline twice the fastest, sigma {sigma}")
         for name, one in rows.items():
-            print(f"  {name:34}{_text(one)}")
+            print(f"  {name:38}{_text(one)}")
+    if "asks" in found:
+        print("\ncost by the rule of pay, half of the speed needed, sigma 0.3")
+        for name, one in found["asks"].items():
+            print(f"  {name:38}{_text(one)}")
 
 
 def main() -> None:
@@ -249,13 +280,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=["small", "large", "units", "cost"])
+    parser.add_argument("--only", nargs="+", default=["small", "large", "choice", "units", "cost", "asks"])
     given = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
         "small": lambda: rounds_table(given.jobs, given.seed, 60, 8),
         "large": lambda: rounds_table(max(1, given.jobs // 4), given.seed, 5_000, 64),
+        "choice": lambda: choice_table(max(1, given.jobs // 4), given.seed, 5_000, 64),
         "units": lambda: units_table(given.jobs, given.seed),
         "cost": lambda: cost_table(given.jobs, given.seed, SIGMAS),
+        "asks": lambda: asks_table(given.jobs, given.seed, 0.3),
     }
     found: dict[str, Any] = {name: make() for name, make in parts.items() if name in given.only}
     reached = goals(found)

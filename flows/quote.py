@@ -25,7 +25,7 @@ from tasks.calibrated import replay_classes
 from tasks.initial import INITIAL, bring_initial
 from tasks.peers import verified
 from tasks.pilot import settle_rate
-from tasks.planning import candidates, job_facts, limits, load_data, make_quote, profile
+from tasks.planning import candidates, expected_overheads, job_facts, limits, load_data, make_quote, profile
 from tasks.pretrained import BASE, fetch_base
 from tasks.quoted import remember_quoted, scratch
 from tasks.trials import plan_search
@@ -87,6 +87,7 @@ async def _quote(
             fee_bps=config.fee_bps,
             decimals=decimals,
             reference=reference,
+            overheads=await expected_overheads(settings),
             replay=await asyncio.to_thread(replay_classes, job, data, settings.home, reference.device_class),
         )
         if own_hourly is not None:

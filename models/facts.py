@@ -15,6 +15,7 @@ from pydantic import Field
 from cloudlinkup.offer import AskPer, open_seconds
 from cloudlinkup.types import Frozen
 from cloudlinkup.wire.messages import Hello, Probe
+from models.overheads import ROUND, SETUP, SPREAD
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -139,8 +140,8 @@ class Limits(Frozen):
     """What binds one job's plan. Money in base units, times in seconds from now.
 
     `replay_classes`: device classes whose work the auditor can replay; None means any. `round_seconds`: what a round
-    takes beside training (transfers, chain, audit), `setup_seconds` what the job takes once: measured by the caller
-    where it has measurements; the defaults are assumptions, and the quote names them.
+    takes beside training and replays (transfers, chain), `setup_seconds` what the job takes once, `overhead_spread`
+    the sigma of both in log space, from `measured_jobs` past ones (`overheads`).
     """
 
     budget: Annotated[int, Field(ge=0)]
@@ -154,5 +155,7 @@ class Limits(Frozen):
     by_wallet: bool = True  # they train one network together: a wallet takes a third of the places (`wallets`)
     at_reserve: bool = False  # clear at what contributors take at the least, not at what they ask
     own_hourly: Annotated[int, Field(ge=0)] | None = None  # what an hour of the client's own machine costs it
-    setup_seconds: Annotated[float, Field(ge=0)] = 10.0
-    round_seconds: Annotated[float, Field(ge=0)] = 5.0
+    setup_seconds: Annotated[float, Field(ge=0)] = SETUP
+    round_seconds: Annotated[float, Field(ge=0)] = ROUND
+    overhead_spread: Annotated[float, Field(ge=0)] = SPREAD
+    measured_jobs: Annotated[int, Field(ge=0)] = 0

@@ -21,7 +21,7 @@ from math import inf
 import numpy as np
 
 from cloudlinkup.errors import BadInput, NoContributors
-from models.facts import Candidate, JobFacts, Limits
+from models.facts import Candidate, JobFacts, Limits, Prediction
 from models.plan import JobPlan
 from models.predictor import Predictor
 from models.priority import Account, Settled, Waiting, account, rank
@@ -48,7 +48,8 @@ class Asked:
 @dataclass(frozen=True)
 class Served:
     """How one job went. `why` it was refused, or ""; `took` seconds after having `waited`, infinite if it broke off.
-    `p50`, `p90`: the quote's, less its audit, for which nobody waits here."""
+    `p50`, `p90`: the quote's, less its audit, for which nobody waits here; `fixed`: of those, what is not training;
+    `speeds`: what was predicted of who had a place."""
 
     key: str
     why: str = ""
@@ -56,6 +57,8 @@ class Served:
     took: float = inf
     p50: float = 0.0
     p90: float = 0.0
+    fixed: float = 0.0
+    speeds: tuple[Prediction, ...] = ()
     late: int = 0
     rounds: int = 0
     on_time: bool = False
@@ -125,6 +128,7 @@ class Fleet:
             max_contributors=job.places,
             round_seconds=self.world.dispatch,
             setup_seconds=0.0,
+            overhead_spread=0.0,
         )
         try:
             quote = quote_job(QuoteInputs(job=job.facts, candidates=tuple(here), limits=limits), self.predictor)
@@ -186,6 +190,8 @@ class Fleet:
             took=done.seconds,
             p50=going.quote.seconds_p50 - going.quote.audit_seconds,
             p90=going.quote.seconds_p90 - going.quote.audit_seconds,
+            fixed=going.quote.plan.rounds * self.world.dispatch,
+            speeds=tuple(s.prediction for s in going.quote.plan.seats),
             late=done.late,
             rounds=done.rounds,
             on_time=simulation.began + done.seconds <= job.at + job.within,

@@ -1,7 +1,7 @@
 """The quote: how long, for how much at most, and why, before any money is locked.
 
-P50 and P90 of the time come from the predictions (P90: every contributor at the P90 that holds for the worst of the
-job's contributors), from the hours in which each is there, the setup, the rounds and the audit. The price per step is
+P50 and P90 of the time come from the predictions, from the hours in which each is there, the setup, the rounds and the
+audit; how far the P90 lies above the P50 is said in `margin`. The price per step is
 fixed in the quote, so a job that ends costs what its verified steps cost; P50 and P90 of the cost are therefore the
 same figure, and the hard cap lies above both: it adds what may be locked in caps of contributors that are lost, which
 returns to the client when the job is closed.
@@ -24,8 +24,9 @@ chain knows, and the words (`reasons`).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from math import inf
+from math import hypot, inf
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from cloudlinkup.types import U64_MAX, Frozen, format_tokens
 from models.allocator import water_fill
 from models.auditing import audit_cost
 from models.facts import Candidate, JobFacts, Limits
+from models.margin import times_p90, training_spread
 from models.newcomer import add_newcomer, racing
 from models.plan import JobPlan, RoundPlan, plan_job, plan_round
 from models.predictor import Predictor
@@ -122,11 +124,15 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
     """Time and cost of a plan; None where its contributors' hours end before the work does, at the P90."""
     first = plan_round(plan, 1, plan.total_steps, plan.predictions)
     audit = audit_cost(plan, job, first)
-    fixed = limits.setup_seconds + plan.rounds * limits.round_seconds + audit.seconds
+    own = limits.setup_seconds + plan.rounds * limits.round_seconds
     steps_cost = (plan.total_steps + plan.newcomer_steps) * plan.price
-    p50, p90 = (fixed + _training(plan, chosen, fixed, high=high) for high in (False, True))
-    if p90 == inf:
+    fixed, fixed_p90 = (own * times + audit.seconds for times in (1.0, times_p90(limits.overhead_spread)))
+    slower = times_p90(training_spread([r.prediction for r in chosen]))
+    training, training_p90 = _training(plan, chosen, fixed, 1.0), _training(plan, chosen, fixed_p90, slower)
+    if training_p90 == inf:
         return None
+    p50 = fixed + training
+    p90 = p50 + hypot(fixed_p90 - fixed, training_p90 - training)
     return Figures(
         contributors=len(plan.seats),
         seconds_p50=p50,
@@ -138,9 +144,10 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
     )
 
 
-def _training(plan: JobPlan, chosen: Sequence[Ranked], fixed: float, *, high: bool) -> float:
-    """Seconds of training: exact water-filling, each contributor within its hours (less all that is not training)."""
-    speeds = np.array([1 / (r.prediction.high if high else r.prediction.seconds) for r in chosen])
+def _training(plan: JobPlan, chosen: Sequence[Ranked], fixed: float, slower: float) -> float:
+    """Seconds of training, all being `slower` than predicted: exact water-filling, each contributor within its hours
+    (less all that is not training); infinite where those end before."""
+    speeds = np.array([1 / (slower * r.prediction.seconds) for r in chosen])
     hours = np.array([inf if r.candidate.open_seconds is None else r.candidate.open_seconds for r in chosen])
     caps = np.maximum(0.0, hours - fixed) * speeds
     return inf if caps.sum() < plan.total_steps else water_fill(plan.total_steps, speeds, caps).makespan
@@ -182,26 +189,52 @@ Option = tuple[JobPlan, Figures, tuple[Ranked, ...]]
 
 
 def options(inputs: QuoteInputs, selection: Selection, predictor: Predictor) -> list[Option]:
-    """Plans to choose from: the first k of the ranking, most first, then everybody below each price that is asked."""
-    chosen = selection.chosen
-    groups = [chosen[:k] for k in sizes(len(chosen))]
-    asks = sorted({r.ask for r in chosen}, reverse=True)
-    groups += [tuple(r for r in chosen if r.ask <= asks[len(asks) - k]) for k in sizes(len(asks))]
-    found: list[Option] = []
-    seen: set[frozenset[str]] = set()
-    for some in groups:
+    """Plans to choose from: the first k of the ranking, most first, then everybody below each price that is asked.
+
+    All are paid the highest ask among them, so at one price everybody who takes it is worth having: the least price
+    that keeps the deadline, and the highest that keeps the budget, are found by bisection where the goal is that.
+    """
+    chosen, limits = selection.chosen, inputs.limits
+    asks = sorted({r.ask for r in chosen})
+    weighed: dict[frozenset[str], list[Option]] = {}
+
+    def weigh(some: tuple[Ranked, ...]) -> list[Option]:
         group = some
-        if inputs.limits.by_wallet:
+        if limits.by_wallet:
             group = tuple(some[i] for i in admit([r.candidate.wallet for r in some], len(some)))
-        if (key := frozenset(r.candidate.agent for r in group)) in seen:
+        key = frozenset(r.candidate.agent for r in group)
+        if key not in weighed:
+            weighed[key] = _weigh(inputs, selection, group, predictor)
+        return weighed[key]
+
+    def at_price(k: int) -> list[Option]:
+        return weigh(tuple(r for r in chosen if r.ask <= asks[k - 1]))
+
+    def in_time(k: int) -> bool:
+        return any(f.seconds_p90 <= limits.deadline_seconds for _, f, _ in at_price(k))
+
+    def too_dear(k: int) -> bool:
+        return all(f.hard_cap > limits.budget for _, f, _ in at_price(k))
+
+    for k in sizes(len(chosen)):
+        weigh(chosen[:k])
+    for k in sizes(len(asks)):
+        at_price(k)
+    if inputs.goal in ("deadline", "budget"):
+        bisect_left(range(1, len(asks)), True, key=in_time if inputs.goal == "deadline" else too_dear)
+    return [option for group in weighed.values() for option in group]
+
+
+def _weigh(inputs: QuoteInputs, selection: Selection, group: tuple[Ranked, ...], predictor: Predictor) -> list[Option]:
+    """The plans of one group up to the first that the budget holds: those after it are a smaller race or none, and no
+    newcomer."""
+    found: list[Option] = []
+    for plan in _plans(inputs, selection, group, predictor):
+        if (numbers := figures(plan, group, inputs.job, inputs.limits)) is None:
             continue
-        seen.add(key)
-        for plan in _plans(inputs, selection, group, predictor):
-            if (numbers := figures(plan, group, inputs.job, inputs.limits)) is None:
-                continue
-            found.append((plan, numbers, group))
-            if numbers.hard_cap <= inputs.limits.budget or not inputs.budget_binds:
-                break  # a smaller race or none, and no newcomer, only where the budget cannot hold them
+        found.append((plan, numbers, group))
+        if numbers.hard_cap <= inputs.limits.budget or not inputs.budget_binds:
+            break
     return found
 
 

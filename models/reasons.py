@@ -168,8 +168,8 @@ def notes(
         f"{n} contributor{'s' if n > 1 else ''} will decrypt and read their part of your rows, and the auditor all"
     )
     found.append(
-        f"{limits.round_seconds:g} s a round and {limits.setup_seconds:g} s once are allowed for transfers and chain,"
-        f" and {audit:.1f} s of the auditor's machine for replays"
+        f"{limits.round_seconds:.3g} s a round and {limits.setup_seconds:.3g} s once are allowed for transfers and"
+        f" chain, {_whence(limits)}, and {audit:.1f} s of the auditor's machine for replays"
     )
     if job.rates:
         rates = ", ".join(f"{rate}: {loss:.4g}" for rate, loss in job.rates.items())
@@ -198,6 +198,13 @@ def notes(
             f"the last {plan.dropped_steps} of {job.steps} steps fill no segment of {plan.segment_steps}: left out"
         )
     return tuple(found)
+
+
+def _whence(limits: Limits) -> str:
+    jobs = limits.measured_jobs
+    if not jobs:
+        return "which no job has measured here yet"
+    return f"by the last {jobs} jobs here" if jobs > 1 else "by the last job here"
 
 
 def advice(limits: Limits, single: float, seconds: float, cost: int) -> str | None:

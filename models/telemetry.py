@@ -14,7 +14,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,6 +228,19 @@ class Telemetry:
         except Unavailable as error:
             log.warning("no past work of a contributor could be read", why=str(error))
             return []
+
+    async def longest_shards(self, job_ids: Collection[str]) -> dict[str, float]:
+        """Seconds of each round's longest shard, summed over the rounds, by job; {} where the store cannot be read."""
+        longest = func.max(attempts.c.seconds).label("seconds")
+        rounds = select(attempts.c.job_id, longest).where(attempts.c.job_id.in_(job_ids))
+        each = rounds.group_by(attempts.c.job_id, attempts.c.round).subquery()
+        query = select(each.c.job_id, func.sum(each.c.seconds).label("seconds")).group_by(each.c.job_id)
+        try:
+            found = await asyncio.to_thread(self._frame, query)
+        except Unavailable as error:
+            log.warning("no past rounds could be read", why=str(error))
+            return {}
+        return dict(zip(found["job_id"].astype(str), found["seconds"].astype(float), strict=True))
 
     async def attempts(self, since: float = 0.0, most: int | None = None) -> pd.DataFrame:
         """Every attempt from `since` (unix seconds) on, or the latest `most`, oldest first. Job and probes are JSON.

@@ -14,7 +14,7 @@ from models.quote import Quote
 from tasks.calibrated import replay_classes
 from tasks.context import Run
 from tasks.peers import Peer, wait_connected
-from tasks.planning import candidates, limits, make_quote
+from tasks.planning import candidates, expected_overheads, limits, make_quote
 from tasks.segment import stored_facts
 from tasks.state import Seat
 from tasks.trials import stored_search
@@ -58,6 +58,7 @@ async def _quote(run: Run, peers: dict[str, Peer]) -> Quote:
         fee_bps=config.fee_bps,
         decimals=run.decimals,
         reference=facts.profile,
+        overheads=await expected_overheads(run.settings),
         replay=await asyncio.to_thread(
             replay_classes, run.job, run.data, run.settings.home, facts.profile.device_class
         ),

@@ -27,6 +27,7 @@ from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.facts import Candidate, JobFacts, Limits, ReferenceProfile
 from models.features import graph_features
+from models.overheads import Overheads, expected
 from models.profile import profile_reference
 from models.quote import Quote, QuoteInputs, quote_job
 from models.reasons import Goal
@@ -36,6 +37,7 @@ from models.seen import MOST, slower
 from models.telemetry import Telemetry
 from models.trials import SearchWork
 from models.wallets import LEAST_WALLETS
+from tasks.overheads import spent
 from tasks.peers import Peer
 
 IN_MEMORY = 64 * 2**20  # bytes of a table's source
@@ -160,10 +162,16 @@ def limits(
     decimals: int,
     reference: ReferenceProfile,
     replay: tuple[str, ...] = (),
+    overheads: Overheads | None = None,
 ) -> Limits:
     """What binds the plan. `now`: the chain's clock. `replay`: the classes that the audit can judge (`calibrated`); by
-    default the reference's alone."""
+    default the reference's alone. `overheads`: as `expected_overheads` says; else the prior."""
+    overheads = overheads or expected()
     return Limits(
+        setup_seconds=overheads.setup,
+        round_seconds=overheads.round,
+        overhead_spread=overheads.spread,
+        measured_jobs=overheads.jobs,
         budget=parse_tokens(job.budget, decimals),
         deadline_seconds=job.deadline.timestamp() - now,
         fee_bps=fee_bps,
@@ -180,6 +188,11 @@ def by_wallet(job: JobSpec) -> bool:
     """Whether one wallet's places are bound (`models.wallets`): the client did not name fewer than three wallets
     itself, and they train one network together."""
     return job.search is None and not 0 < len(set(job.contributors.allow)) < LEAST_WALLETS
+
+
+async def expected_overheads(settings: Settings) -> Overheads:
+    """What a job takes beside training, by the past ones of this home."""
+    return expected(await spent(settings.home), settings.challenge_delay)
 
 
 def make_quote(

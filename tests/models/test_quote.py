@@ -17,11 +17,13 @@ from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from flows.quote import replay_quote
 from models.auditing import ANSWER_BYTES, audit_cost, shard_cost
 from models.facts import Candidate, JobFacts, Limits
-from models.plan import plan_round
+from models.margin import times_p90, training_spread
+from models.plan import plan_job, plan_round
 from models.predictor import Predictor
-from models.quote import Quote, QuoteInputs, quote_job, requote
+from models.quote import Quote, QuoteInputs, figures, quote_job, requote
 from models.reasons import Goal
 from models.registry import Registry
+from models.selection import select
 
 Make = Callable[..., Candidate]
 HOUR = 3_600_000  # base units: 3.6 tokens
@@ -246,3 +248,47 @@ def test_submitted_with_a_goal_both_limits_bind(heavy: JobFacts, limits: Limits,
             submitted(goal, limits.model_copy(update={"budget": 1}))
         with pytest.raises(BadInput, match="deadline"):
             submitted(goal, limits.model_copy(update={"deadline_seconds": 1.0}))
+
+
+@pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.95])
+def test_the_price_is_the_least_in_time_and_the_highest_in_budget(
+    heavy: JobFacts, limits: Limits, make_candidate: Make, part: float
+) -> None:
+    """Against every group that some price would bring, of which the sample alone would miss most."""
+    crowd = [make_candidate(i, 1.0, ask=HOUR + i * HOUR // 20) for i in range(23)]
+    free = limits.model_copy(update={"budget": 2**60, "max_contributors": 23, "by_goodput": False})
+    inputs = QuoteInputs(job=heavy, candidates=tuple(crowd), limits=free)
+    predictor = Predictor.rank1()
+    ranked = select(heavy, crowd, predictor.predict(heavy, crowd), free).chosen
+    every: list[tuple[float, int, int]] = []
+    for count in range(1, 24):
+        plan = plan_job(heavy, ranked[:count], predictor="p", version="0")
+        found = figures(plan, ranked[:count], heavy, free)
+        assert found is not None
+        every.append((found.seconds_p90, found.cost, found.hard_cap))
+    times, caps = [t for t, _, _ in every], [cap for _, _, cap in every]
+    deadline = min(times) + part * (max(times) - min(times))
+    bound = free.model_copy(update={"deadline_seconds": deadline})
+    quote = quote_job(inputs.model_copy(update={"limits": bound, "goal": "deadline"}), predictor)
+    assert quote.cost_p50 == min(cost for t, cost, _ in every if t <= deadline) and quote.seconds_p90 <= deadline
+    budget = min(caps) + int(part * (max(caps) - min(caps)))
+    poor = free.model_copy(update={"budget": budget})
+    quote = quote_job(inputs.model_copy(update={"limits": poor, "goal": "budget"}), predictor)
+    dearest = max((cap, t) for t, _, cap in every if cap <= budget)
+    assert quote.seconds_p90 <= dearest[1] and quote.hard_cap <= budget
+
+
+def test_the_p90_has_what_is_not_training_in_it_by_its_own_spread(
+    heavy: JobFacts, limits: Limits, market: list[Candidate]
+) -> None:
+    exact = limits.model_copy(update={"overhead_spread": 0.0, "measured_jobs": 3})
+    loose = limits.model_copy(update={"overhead_spread": 1.0})
+    narrow, wide = ask(heavy, exact, market), ask(heavy, loose, market)
+    assert narrow.seconds_p50 == wide.seconds_p50 < narrow.seconds_p90 < wide.seconds_p90
+    own = limits.setup_seconds + narrow.plan.rounds * limits.round_seconds
+    training = narrow.seconds_p50 - own - narrow.audit_seconds
+    slower = times_p90(training_spread([s.prediction for s in narrow.plan.seats]))
+    assert narrow.seconds_p90 == pytest.approx(narrow.seconds_p50 + training * (slower - 1))
+    assert max(s.prediction.high / s.prediction.seconds for s in narrow.plan.seats) > slower  # nobody's worst at once
+    assert any("by the last 3 jobs here" in note for note in narrow.notes)
+    assert any("no job has measured here yet" in note for note in wide.notes)
