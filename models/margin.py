@@ -21,7 +21,7 @@ from math import exp, hypot, log, sqrt
 from models.correction import HIDDEN, Z90
 from models.facts import Prediction
 
-TOGETHER = 0.3
+TOGETHER = 0.29
 
 
 def training_spread(predictions: Sequence[Prediction], together: float = TOGETHER) -> float:

@@ -4,6 +4,10 @@ One uniform price per step clears the job: the highest of the selected contribut
 below its ask and nobody gains by overstating it slightly. The price is fixed before the money is locked; a
 contributor that turns out slower than predicted earns less per hour, which is its own risk and the reason why asks are
 compared at the predicted time. Fee arithmetic is the escrow program's, to the unit.
+
+Paying each its own ask would fit orders and awards, and looks cheaper while asks are what work costs; they would not
+stay so. Asks that answer each other cost the same under both rules, and say nothing true under that one
+(`benchmarks.plans --only asks`; Kahn, Cramton, Porter and Tabors, Uniform Pricing or Pay-as-Bid Pricing, 2001).
 """
 
 from __future__ import annotations
