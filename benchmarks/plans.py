@@ -17,8 +17,7 @@ two for a place, and as the product races.
 
 choice: of 64 of 5,000, the bound when the fastest of only the first so many by rank-1 are taken: what could be had by
 trying so many and no more.
-units: independent shards by factoring on all 60, over all units by the summed speed of who is there, and one dispatch;
-a contributor asks for its next chunk when it is done, or a dispatch before that.
+units: independent trainings, all of a field working, through the product's waves: `benchmarks.plan_search`.
 cost: the product's quote for the least money at a deadline twice as long as its fastest plan, against an equal split
 over all 60. Ours pays everybody the highest ask of the chosen, the split each its own ask (beside it: the highest).
 asks: what asks would become under one price and under each its own (`benchmarks.plan_cost`).
@@ -37,7 +36,6 @@ import numpy as np
 
 from benchmarks.fields import (
     ROUNDS,
-    SECONDS,
     Field,
     draw_field,
     log_error,
@@ -48,14 +46,13 @@ from benchmarks.fields import (
     wilson,
 )
 from benchmarks.plan_cost import asks_table, cost_table
-from models.simulated_units import simulate_units
-from models.simulator import Machine, Outcome, World, simulate
+from benchmarks.plan_search import BELL, CASES, search_table
+from models.simulator import Outcome, World, simulate
 
 SIGMAS = (0.0, 0.3, 0.5)
 WORLD = World(dispatch=5.0, jitter=0.05)
 DEADLINE = 1.25  # times the bound
 TRIED = (1, 2, 3, 4, 8, 16, 32)  # for a place
-UNITS, CONTRIBUTORS = 20_000, 60
 GOALS = {"ten rounds": 1.10, "on time": 0.95, "machines": 1.25, "error": 0.03, "cost": 0.45}
 UNIT_GOALS = (1.05, 1.10, 1.08)  # mean, P95, mean with vanishing
 RACES: tuple[tuple[str, Callable[[int], int | None]], ...] = (
@@ -63,7 +60,6 @@ RACES: tuple[tuple[str, Callable[[int], int | None]], ...] = (
     ("two a place", lambda places: places),
     ("race", lambda places: None),
 )
-IDLE, AHEAD = "factoring", "factoring, asking ahead"
 PREDICTORS = {"none": "none", "rank-1": "rank-1", "predictor": "xgboost"}
 OURS = "rank-1, race"
 
@@ -169,44 +165,6 @@ def choice_table(jobs: int, seed: int, size: int, places: int) -> dict[str, Any]
     return result
 
 
-def units_table(jobs: int, seed: int) -> dict[str, Any]:
-    """Factoring on all of 60, with nobody vanishing and with 5%."""
-    result: dict[str, Any] = {}
-    for sigma in SIGMAS:
-        for vanish in (0.0, 0.05):
-            rng = np.random.default_rng(seed)
-            found: dict[str, list[float]] = {name: [] for name in ("equal parts", "by rank-1", IDLE, AHEAD)}
-            for _ in range(jobs):
-                field = draw_field(rng, sigma, size=CONTRIBUTORS, places=CONTRIBUTORS, vanish=vanish)
-                each = field.true * field.steps / UNITS
-                # who leaves works until then, so the bound counts that
-                there = np.minimum(field.until, SECONDS) / SECONDS
-                bound = UNITS / float((there / each).sum()) + WORLD.dispatch
-                for name, guess in (("equal parts", np.ones(CONTRIBUTORS)), ("by rank-1", field.guess["rank-1"])):
-                    found[name].append(at_once(each, field.until, 1 / guess) / bound)
-                crowd = [Machine(float(s), float(u)) for s, u in zip(each, field.until, strict=True)]
-                for name in (IDLE, AHEAD):
-                    took = simulate_units(UNITS, crowd, rng, dispatch=5.0, jitter=WORLD.jitter, ahead=name == AHEAD)
-                    found[name].append(took / bound)
-            result[f"{sigma:g}, {vanish:.0%} vanish"] = {name: summary(v, seed) for name, v in found.items()}
-    return result
-
-
-def at_once(each: np.ndarray, until: np.ndarray, parts: np.ndarray) -> float:
-    """Everything dealt out at once; what was lost is dealt out again among the rest when the others are done."""
-    left, now, there = float(UNITS), 0.0, np.ones(len(each), bool)
-    while left > 1e-6:
-        there = there & (until > now)
-        if not there.any():
-            return inf
-        mine = np.where(there, left * parts / parts[there].sum(), 0.0)
-        ends = now + WORLD.dispatch + mine * each
-        back = there & (until >= ends)
-        left -= float(mine[back].sum())
-        now = float(np.where(there, np.minimum(ends, until), now).max())
-    return now
-
-
 # ---------------------------------------------------------------- printing
 
 
@@ -230,11 +188,11 @@ def goals(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
             say(f"{part}: error of the estimate after the race", mean, GOALS["error"], mean <= GOALS["error"])
     if "units" in found:
         mean, p95, vanish = UNIT_GOALS
-        for name in (IDLE, AHEAD):
-            calm, storm = (found["units"][f"0.3, {v} vanish"][name] for v in ("0%", "5%"))
-            say(f"units: {name}, mean", calm["mean"], mean, calm["mean"] <= mean)
-            say(f"units: {name}, P95", calm["p95"], p95, calm["p95"] <= p95)
-            say(f"units: {name}, 5% vanish, mean", storm["mean"], vanish, storm["mean"] <= vanish)
+        for case in CASES:
+            calm, storm = (found["units"][f"{case.title}, sigma 0.3, {v} vanish"][BELL] for v in ("0%", "5%"))
+            say(f"{case.title}: mean", calm["mean"], mean, calm["mean"] <= mean)
+            say(f"{case.title}: P95", calm["p95"], p95, calm["p95"] <= p95)
+            say(f"{case.title}: 5% vanish, mean", storm["mean"], vanish, storm["mean"] <= vanish)
     if "cost" in found:
         ratio = found["cost"]["0.3"]["to own asks"]["mean"]
         say("cost at twice the fastest", ratio, GOALS["cost"], ratio <= GOALS["cost"])
@@ -262,9 +220,9 @@ def show(found: dict[str, Any]) -> None:
         for name, one in rows.items():
             print(f"  {name:26}{_text(one)}")
     for title, rows in found.get("units", {}).items():
-        print(f"\nindependent shards on 60, sigma {title}")
+        print(f"\nindependent trainings, {title}")
         for name, one in rows.items():
-            print(f"  {name:26}{_text(one)}")
+            print(f"  {name:30}{_text(one)}" + (f"  {one['waves']:.1f} waves" if "waves" in one else ""))
     for sigma, rows in found.get("cost", {}).items():
         print(f"\ncost at a deadline twice the fastest, sigma {sigma}")
         for name, one in rows.items():
@@ -286,7 +244,7 @@ def main() -> None:
         "small": lambda: rounds_table(given.jobs, given.seed, 60, 8),
         "large": lambda: rounds_table(max(1, given.jobs // 4), given.seed, 5_000, 64),
         "choice": lambda: choice_table(max(1, given.jobs // 4), given.seed, 5_000, 64),
-        "units": lambda: units_table(given.jobs, given.seed),
+        "units": lambda: search_table(given.jobs, given.seed, SIGMAS[1:]),
         "cost": lambda: cost_table(given.jobs, given.seed, SIGMAS),
         "asks": lambda: asks_table(given.jobs, given.seed, 0.3),
     }

@@ -1,9 +1,10 @@
 """A past job planned and run again under a predictor, with the speeds that its contributors really had.
 
-The product's own `plan_job`, `plan_round` and `Correction` plan it: the first round by the predictor, later ones by
-what was observed, each within its time-box. Everybody who worked in the job takes part, at the median speed that the
-gateway saw; asks are not in telemetry, so everybody is taken to ask the same an hour at full duty, and the cost is the
-contributors' time at full duty. At most `MOST_STEPS` steps a contributor: later rounds are alike.
+The product's own `plan_job` plans it, and a `Simulation` runs it: the first round by the predictor, later ones by what
+was observed, each within its time-box. Unlike in the flow, the first round's split follows the predictions as well
+(`Simulation.trusts`), as predictors are compared here. Everybody who worked in the job takes part, at the median speed
+that the gateway saw; asks are not in telemetry, so everybody is taken to ask the same an hour at full duty, and the
+cost is the contributors' time at full duty. At most `MOST_STEPS` steps a contributor: later rounds are alike.
 
 Not here: who is selected, vanishing contributors, the time of transfers, audit and chain.
 """
@@ -15,15 +16,16 @@ from dataclasses import dataclass
 from math import exp
 from statistics import median
 
-from models.correction import Correction
+import numpy as np
+
 from models.facts import Candidate, JobFacts
-from models.plan import plan_job, plan_round
+from models.plan import plan_job
 from models.predictor import Predictor
 from models.seen import Seen
 from models.selection import Ranked
+from models.simulator import Machine, Simulation, World
 
 MOST_STEPS = 300  # of the replayed job, for each contributor
-MOST_ROUNDS = 60
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,9 @@ def replay(past: PastJob, predictor: Predictor) -> tuple[float, float]:
     predictions = predictor.predict(job, past.candidates)
     chosen = [Ranked(c, p, 1, 1.0) for c, p in zip(past.candidates, predictions, strict=True)]
     plan = plan_job(job, chosen, predictor=predictor.name, version=predictor.version)
-    beliefs = {s.seat: Correction.start(s.prediction) for s in plan.seats}
-    speeds, makespan, cost, left = plan.predictions, 0.0, 0.0, plan.total_steps
-    for number in range(1, MOST_ROUNDS + 1):
-        if left < plan.segment_steps:
-            break
-        split = plan_round(plan, number, left, speeds)
-        took = 0.0
-        for seat in split.seats:
-            each = past.seconds[seat.seat] * seat.segment_steps
-            done = min(seat.max_segments, int(seat.time_box / each))
-            took = max(took, min(seat.time_box, seat.max_segments * each))
-            cost += done * each * past.candidates[seat.seat].share
-            left -= done * seat.segment_steps
-            belief = beliefs[seat.seat]
-            # too slow for one segment: known to be at least that slow
-            beliefs[seat.seat] = (
-                belief.observe(done * each, done * seat.segment_steps, done)
-                if done
-                else belief.observe(2 * seat.time_box, seat.segment_steps, 1)
-            )
-        makespan += took
-        speeds = {seat: belief.prediction for seat, belief in beliefs.items()}
-    return makespan, cost
+    machines = {seat: Machine(seconds) for seat, seconds in enumerate(past.seconds)}
+    running = Simulation(plan, machines, np.random.default_rng(0), World(0.0, 0.0), tells=False, trusts=True)
+    while running.step():
+        pass
+    done = running.outcome()
+    return done.seconds, sum(took * past.candidates[seat].share for seat, took in done.work.items())

@@ -14,7 +14,8 @@ from cloudlinkup.errors import BadInput
 from cloudlinkup.types import format_tokens
 from models.pricing import with_fee
 from models.reasons import advice
-from models.trials import SearchWork, forecast
+from models.trials import SearchWork
+from models.waves import forecast
 
 if TYPE_CHECKING:
     from models.quote import Quote
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
 def for_search(quote: Quote, work: SearchWork) -> Quote:
     """`quote`: of as many steps of the costliest training. Raises BadInput (deadline, budget) where they bind."""
     limits, seats = quote.inputs.limits, quote.plan.seats
+    likely = {seat.seat: seat.prediction for seat in seats}
+    slow = {seat: p.model_copy(update={"seconds": p.high}) for seat, p in likely.items()}
     p50, p90 = (
-        forecast(work.standings(), speeds, segment=work.segment, halving=work.halving)
-        for speeds in (
-            {seat.seat: seat.prediction.seconds for seat in seats},
-            {seat.seat: seat.prediction.high for seat in seats},
-        )
+        forecast(work.standings(), speeds, segment=work.segment, halving=work.halving, fixed=limits.round_seconds)
+        for speeds in (likely, slow)
     )
     total, price = work.total_steps, quote.plan.price
     cost = with_fee(total * price, limits.fee_bps)

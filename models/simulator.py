@@ -2,17 +2,17 @@
 
 A machine has a true time per step (hidden from the planner), moments when it joins and vanishes, jitter, and a line
 over which each round's bytes go. What a round costs beside training and transfer is `World.dispatch`. Nothing of
-planning is written a second time here: `plan_pilot`, `keep`, `returning`, `latecomers`, `plan_round`, `Correction` and
-`estimate` are called as the flow calls them.
+planning is written a second time here: `plan_pilot`, `keep`, `returning`, `latecomers`, `plan_round`, `plan_wave`,
+`Correction` and `estimate` are called as the flow calls them.
 
-A `Simulation` goes forward by one round at a time, so that many jobs can share one fleet (`fleet`). Not here: money
-beyond steps, the audit.
+A `Simulation` goes forward by one round at a time, so that many jobs can share one fleet (`fleet`); a `Search` does so
+by waves. Not here: money beyond steps, the audit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, inf
 
 import numpy as np
@@ -20,9 +20,11 @@ import numpy as np
 from models.correction import Correction
 from models.estimate import Estimate, estimate, rest_of
 from models.facts import Prediction, TrackRecord
-from models.plan import JobPlan, RoundPlan, plan_pilot, plan_round
+from models.plan import JobPlan, RoundPlan, SeatRound, plan_pilot, plan_round
 from models.race import Racer, Waiting, keep, latecomers, regressed, returning
 from models.selection import Ranked
+from models.trials import SearchWork, Standing, after_wave
+from models.waves import moved, plan_wave, wave_round
 
 MOST_ROUNDS = 1_000
 
@@ -61,14 +63,20 @@ class Told:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds` in all, infinite where nobody was left; `busy`: machine seconds of paid steps; `told` by round."""
+    """`seconds` in all, infinite where nobody was left; `work`: machine seconds of paid steps, by seat; `told` by
+    round."""
 
     seconds: float
-    busy: float
+    work: Mapping[int, float]
     rounds: int
     kept: tuple[int, ...]
     told: tuple[Told, ...]
     late: int = 0  # seats that were taken after the race, by returning racers and latecomers
+
+    @property
+    def busy(self) -> float:
+        """Machine seconds of paid steps, of all seats."""
+        return sum(self.work.values())
 
 
 def always(_: str) -> bool:
@@ -79,7 +87,9 @@ def always(_: str) -> bool:
 class Simulation:
     """A job under way. `machines` by seat of `plan.everybody`; `waiting` may join later, where a place is free.
 
-    `free`: whether a contributor without work here may be called (it may have gone to another job), by agent.
+    `free`: whether a contributor without work here may be called (it may have gone to another job), by agent. `tells`:
+    whether an estimate is made after each round. `trusts`: whether the first split follows the predictions, as it does
+    not in the flow, where everybody who is not measured gets an equal part.
     """
 
     plan: JobPlan
@@ -89,13 +99,15 @@ class Simulation:
     waiting: Sequence[tuple[Ranked, Machine]] = ()
     now: float = 0.0
     free: Callable[[str], bool] = always
+    tells: bool = True
+    trusts: bool = False
     agents: dict[int, str] = field(init=False)  # by seat
     began: float = field(init=False)
     left: int = field(init=False)
     beliefs: dict[int, Correction] = field(init=False)
     dropped: dict[int, Correction] = field(default_factory=dict)
     transfer: dict[int, float] = field(default_factory=dict)
-    busy: float = 0.0
+    work: dict[int, float] = field(default_factory=dict)
     number: int = 0
     late: int = 0
     told: list[Told] = field(default_factory=list)
@@ -112,7 +124,7 @@ class Simulation:
     def step(self) -> bool:
         """One round; False when the job was over before it."""
         self._refresh()
-        if self.left < self.plan.segment_steps or not self.beliefs or self.number >= MOST_ROUNDS:
+        if self.done or not self.beliefs or self.number >= MOST_ROUNDS:
             self.over = True
             return False
         self.number += 1
@@ -120,14 +132,17 @@ class Simulation:
         delivered = self._train(self._split(pilot))
         if pilot and any(delivered.values()):  # one that brought nothing is held again
             self._race(delivered)
-        if self.beliefs:
+        if self.beliefs and self.tells:
             self.told.append(Told(self.now, self.number, self._estimate()))
         return True
 
+    @property
+    def done(self) -> bool:
+        return self.left < self.plan.segment_steps
+
     def outcome(self) -> Outcome:
-        done = self.left < self.plan.segment_steps
-        took = self.now - self.began if done else inf
-        return Outcome(took, self.busy, self.number, tuple(self.beliefs), tuple(self.told), self.late)
+        took = self.now - self.began if self.done else inf
+        return Outcome(took, self.work, self.number, tuple(self.beliefs), tuple(self.told), self.late)
 
     def _refresh(self) -> None:
         """As between rounds in the flow: who is gone leaves; free places go to racers, then to whoever came late."""
@@ -156,7 +171,7 @@ class Simulation:
         speeds: Mapping[int, Prediction] = {s: b.prediction for s, b in self.beliefs.items()}
         if pilot:
             return plan_pilot(self.plan, self.number, self.left, speeds)
-        unmeasured = {s for s, b in self.beliefs.items() if not b.segments}
+        unmeasured = {s for s, b in self.beliefs.items() if not b.segments and not self.trusts}
         overheads = {s: self.transfer.get(s, 0.0) for s in speeds}
         return plan_round(self.plan, self.number, self.left, speeds, unmeasured=unmeasured, overheads=overheads)
 
@@ -167,23 +182,28 @@ class Simulation:
             machine, fresh = self.machines[seat.seat], seat.seat not in self.transfer
             first = (self.world.update + fresh * self.world.rows) / machine.bandwidth
             self.transfer[seat.seat] = self.world.update / machine.bandwidth
-            each = machine.seconds * seat.segment_steps * exp(self.rng.normal(0, self.world.jitter))
+            each = machine.seconds * self._steps(seat, 1) * exp(self.rng.normal(0, self.world.jitter))
             done = min(seat.max_segments, int(seat.time_box / each))
             mine = first + (done * each if done else seat.time_box)
             if machine.until < self.now + mine:  # what it did is lost with it, and the loss is seen at once
                 took = max(took, machine.until - self.now)
                 continue
             took, delivered[seat.seat] = max(took, mine), done
-            belief, steps = self.beliefs[seat.seat], done * seat.segment_steps
+            belief = self.beliefs[seat.seat]
             self.beliefs[seat.seat] = (
-                belief.observe(done * each, steps, done)
+                belief.observe(done * each, self._steps(seat, done), done)
                 if done
-                else belief.observe(2 * seat.time_box, seat.segment_steps, 1)
+                else belief.observe(2 * seat.time_box, self._steps(seat, 1), 1)
             )
-            self.left, self.busy = self.left - steps, self.busy + done * each
+            self.left -= done * seat.segment_steps
+            self.work[seat.seat] = self.work.get(seat.seat, 0.0) + done * each
         self.now += took + self.world.dispatch
         self.beliefs = {s: b for s, b in self.beliefs.items() if self.machines[s].until > self.now}
         return delivered
+
+    def _steps(self, seat: SeatRound, segments: int) -> int:
+        """Of so many segments, in the steps that speeds are of."""
+        return segments * seat.segment_steps
 
     def _race(self, delivered: Mapping[int, int]) -> None:
         self.beliefs = regressed(self.beliefs)
@@ -203,6 +223,54 @@ class Simulation:
     def spares(self) -> dict[int, Correction]:
         """Who raced, was measured and not kept, and is here."""
         return {s: b for s, b in self.dropped.items() if b.segments and self.machines[s].until > self.now}
+
+
+@dataclass
+class Search(Simulation):
+    """A job of independent trainings under way. Where `work` has halving, the lower-numbered trials score best.
+
+    `wanted`: seconds that the planner takes a wave to cost, beside training; by default what it does cost.
+    """
+
+    search: SearchWork = field(kw_only=True)
+    wanted: float | None = None
+    tells: bool = False
+    trials: list[Standing] = field(init=False)
+    rung: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.trials = [replace(one, score=-float(one.number)) for one in self.search.standings()]
+
+    @property
+    def done(self) -> bool:
+        return all(one.state != "open" for one in self.trials)
+
+    def _split(self, pilot: bool) -> RoundPlan:
+        speeds = {s: b.prediction for s, b in self.beliefs.items()}
+        chunks = plan_wave(
+            self.trials,
+            speeds,
+            segment=self.search.segment,
+            halving=self.search.halving,
+            rung=self.rung,
+            first=self.number == 1,
+            fixed=self.world.dispatch if self.wanted is None else self.wanted,
+            overheads={s: self.transfer.get(s, 0.0) for s in speeds},
+        )
+        return wave_round(self.plan, self.number, chunks, speeds, self.search)
+
+    def _train(self, split: RoundPlan) -> dict[int, int]:
+        delivered = super()._train(split)
+        segments = {seat.trial: delivered.get(seat.seat, 0) for seat in split.seats}
+        self.trials = [moved(one, segments.get(one.number, 0) * self.search.segment) for one in self.trials]
+        gone, self.rung = after_wave(self.trials, self.search.halving, self.rung, self.search.segment)
+        self.trials = [replace(one, state="stopped") if one.number in gone else one for one in self.trials]
+        return delivered
+
+    def _steps(self, seat: SeatRound, segments: int) -> int:
+        assert seat.trial is not None
+        return max(1, round(segments * seat.segment_steps * self.search.weights[seat.trial])) if segments else 0
 
 
 def simulate(

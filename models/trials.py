@@ -1,26 +1,20 @@
-"""Independent trainings of one job: which there are, what each does in a wave, which are stopped. Pure.
+"""Independent trainings of one job: which there are, how far each runs, which are stopped. Pure.
 
 A *trial* is a training of its own from its own start, done by one contributor at a time; a *wave* is a round on chain
 in which every contributor does one chunk of one trial. Nothing is averaged between them, so there is no limit to how
 many contributors help, and no loss from their number; what remains is that a trial's own steps follow each other.
 
-- Who does what: the trial with most left to the fastest contributor, and so on down both lists. With a boundary to
-  stop and hand over at, that is the level algorithm (Horvath, Lam and Sethi 1977), which is optimal in makespan for
-  preemptible chains on machines of different speed.
-- How much: half of what is left, shared by speed (factoring, Hummel et al. 1992), in between a shortest and a longest
-  time; a twentieth in the first wave, before any speed was observed. Shorter, where somebody would run out of its
-  trial before that while others wait for the wave.
-- Successive halving (Jamieson and Talwalkar 2016), synchronous: at a rung all that are left are compared at the same
-  share of their steps, and all but the best 1/eta stop.
+Successive halving (Jamieson and Talwalkar 2016), synchronous: at a rung all that are left are compared at the same
+share of their steps, and all but the best 1/eta stop.
 
-Not covered: several chunks of one contributor in one wave, and trials that are handed over inside one.
+Not here: who does how much of which in a wave (`waves`).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, exp, log
 from typing import Any, Literal
 
@@ -41,11 +35,8 @@ from cloudlinkup.types import (
 )
 from cloudlinkup.wire.hashes import digest
 
-PILOT = 0.05  # of the work left, in a first wave
-LEAST_SECONDS, MOST_SECONDS = 10.0, 300.0  # of a wave's training: below, its handling costs as much; an hour's credit
 SEGMENT = 10  # steps
 STATE_BYTES = 256 * 2**20  # of a contributor's disk for the states of one chunk's segments
-MILLION = 1_000_000
 
 State = Literal["open", "stopped", "done"]
 
@@ -199,102 +190,6 @@ def steps_in_all(totals: Sequence[int], halving: Halving | None, segment: int) -
         keep = kept(len(left), halving)
         left, before = left[:keep], at[:keep]
     return spent + sum(total - b for total, b in zip(left, before, strict=True))
-
-
-# ---------------------------------------------------------------- one wave
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One contributor's part of one trial in one wave, `seconds` predicted."""
-
-    seat: int
-    trial: int
-    segments: int
-    seconds: float
-    progress_from: int  # millionths of the trial's steps
-    progress_to: int
-
-
-def plan_wave(
-    standings: Sequence[Standing],
-    speeds: Mapping[int, float],
-    *,
-    segment: int,
-    halving: Halving | None = None,
-    rung: int = 0,
-    first: bool = False,
-    most_steps: Mapping[int, int] | None = None,
-) -> tuple[Chunk, ...]:
-    """The next wave. `speeds`: seconds a step of the costliest trial, by seat. `most_steps` caps seats, by budget say.
-
-    Empty when no trial may run now, or no seat may do a segment.
-    """
-    runnable = [(one, boundary(one, halving, rung, segment) - one.done) for one in standings if one.state == "open"]
-    runnable = [(one, left) for one, left in runnable if left > 0]
-    runnable.sort(key=lambda pair: (-(pair[0].total - pair[0].done) * pair[0].weight, pair[0].number))
-    caps = {seat: (most_steps or {}).get(seat, 10**12) // segment for seat in speeds}
-    seats = sorted((seat for seat in speeds if caps[seat] > 0), key=lambda seat: (speeds[seat], seat))
-    pairs = list(zip(seats, runnable, strict=False))
-    if not pairs:
-        return ()
-    work = sum(left * one.weight for one, left in runnable)
-    share = work / sum(1 / speeds[seat] for seat, _ in pairs) * (PILOT if first else 0.5)
-    if len(runnable) > len(seats):  # somebody who runs out of its trial early would wait although there are others
-        share = min(share, *(left * one.weight * speeds[seat] for seat, (one, left) in pairs), float("inf"))
-    share = min(MOST_SECONDS, max(LEAST_SECONDS, share))
-    chunks = []
-    for seat, (one, left) in pairs:
-        a_segment = speeds[seat] * one.weight * segment
-        fitting = max(1, int(share / a_segment))
-        wanted = left // segment
-        if wanted * 4 <= fitting * 5:  # rather a little more than a crumb for later
-            fitting = wanted
-        count = min(fitting, wanted, one.most_segments, caps[seat])
-        chunks.append(
-            Chunk(
-                seat=seat,
-                trial=one.number,
-                segments=count,
-                seconds=count * a_segment,
-                progress_from=one.done * MILLION // one.total,
-                progress_to=min(MILLION, (one.done + count * segment) * MILLION // one.total),
-            )
-        )
-    return tuple(chunks)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """`waves`, `seconds` of training in all of them, the most steps that a wave gives one seat, by seat."""
-
-    waves: int
-    seconds: float
-    largest: tuple[int, ...]
-
-
-def forecast(
-    standings: Sequence[Standing], speeds: Mapping[int, float], *, segment: int, halving: Halving | None = None
-) -> Forecast:
-    """The whole job, if everybody worked exactly at `speeds`. The lower-numbered of equals survive the rungs."""
-    now, rung, waves, seconds = list(standings), 0, 0, 0.0
-    largest: dict[int, int] = {}
-    while True:
-        chunks = plan_wave(now, speeds, segment=segment, halving=halving, rung=rung, first=waves == 0)
-        if not chunks:
-            return Forecast(waves, seconds, tuple(sorted(largest.values(), reverse=True)))
-        waves, seconds = waves + 1, seconds + max(chunk.seconds for chunk in chunks)
-        steps = {chunk.trial: chunk.segments * segment for chunk in chunks}
-        for chunk in chunks:
-            largest[chunk.seat] = max(largest.get(chunk.seat, 0), chunk.segments * segment)
-        now = [_moved(one, steps.get(one.number, 0)) for one in now]
-        gone, rung = after_wave(now, halving, rung, segment)
-        now = [replace(one, state="stopped") if one.number in gone else one for one in now]
-
-
-def _moved(one: Standing, steps: int) -> Standing:
-    done = one.done + steps
-    return replace(one, done=done, state="done" if one.state == "open" and done >= one.total else one.state)
 
 
 # ---------------------------------------------------------------- rows

@@ -30,7 +30,7 @@ from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import Folds, Frozen, JobSpec
 from cloudlinkup.wire.hashes import sha256
 from models.facts import JobFacts, Prediction
-from models.plan import LEAST_BOX, LEAST_SLACK, MOST_SLACK, JobPlan, RoundPlan, SeatRound
+from models.plan import JobPlan, RoundPlan
 from models.trials import (
     SearchWork,
     Standing,
@@ -39,14 +39,15 @@ from models.trials import (
     fold_of_rows,
     halves,
     most_segments,
-    plan_wave,
     segment_steps,
     total_steps,
 )
+from models.waves import FIXED, MOST_FIXED, Chunk, plan_wave, wave_round
 from tasks.context import Run
 from tasks.initial import begin
 from tasks.orders import update_name
 from tasks.planning import job_facts, profile
+from tasks.race import handling
 from tasks.state import Partition, RoundState, TrialState
 from tasks.subject import Subject, trial_rows
 
@@ -209,55 +210,24 @@ def plan_trials(
 ) -> RoundPlan | None:
     """The next wave, as orders will say it; None where the budget leaves no segment. `most`: steps by seat."""
     work = stored_search(run).work
-    speeds = {seat: belief.seconds for seat, belief in beliefs.items()}
 
-    def wave(caps: Mapping[int, int] | None) -> Any:
+    def wave(caps: Mapping[int, int] | None) -> tuple[Chunk, ...]:
         return plan_wave(
             standings(run, work),
-            speeds,
+            beliefs,
             segment=work.segment,
             halving=work.halving,
             rung=run.state.rung,
             first=run.state.round == 0,
+            fixed=min(MOST_FIXED, handling(run)) if run.state.round else FIXED,
+            overheads={seat.seat: seat.transfer for seat in run.state.active()},
             most_steps=caps,
         )
 
     chunks = wave(None)
     if most is not None and sum(c.segments for c in chunks) * work.segment > sum(most.values()):
         chunks = wave(most)
-    if not chunks:
-        return None
-    longest = max(chunk.seconds for chunk in chunks)
-    slack = max(beliefs[chunk.seat].high / beliefs[chunk.seat].seconds for chunk in chunks)
-    box = min(86_400.0, max(LEAST_BOX, longest * min(MOST_SLACK, max(LEAST_SLACK, slack))))
-    return RoundPlan(
-        round=number,
-        steps=sum(chunk.segments for chunk in chunks) * work.segment,
-        seats=tuple(
-            SeatRound(
-                seat=chunk.seat,
-                agent=beliefs[chunk.seat].agent,
-                trial=chunk.trial,
-                max_segments=chunk.segments,
-                segment_steps=work.segment,
-                progress_from=chunk.progress_from,
-                progress_to=chunk.progress_to,
-                time_box=box,
-                prediction=_scaled(beliefs[chunk.seat], work.weights[chunk.trial]),
-            )
-            for chunk in chunks
-        ),
-        idle=tuple(seat for seat in beliefs if seat not in {chunk.seat for chunk in chunks}),
-        seconds=longest,
-        time_box=box,
-        predictor=plan.predictor,
-        version=plan.version,
-    )
-
-
-def _scaled(prediction: Prediction, weight: float) -> Prediction:
-    times = {name: getattr(prediction, name) * weight for name in ("seconds", "low", "high", "base")}
-    return prediction.model_copy(update=times)
+    return wave_round(plan, number, chunks, beliefs, work) if chunks else None
 
 
 def advance_trials(run: Run, round_: RoundState) -> None:

@@ -12,7 +12,8 @@ from models.facts import Candidate, JobFacts, Limits
 from models.predictor import Predictor
 from models.pricing import with_fee
 from models.quote import Quote, QuoteInputs, quote_job, requote
-from models.trials import SearchWork, forecast
+from models.trials import SearchWork
+from models.waves import forecast
 
 Make = Callable[..., Candidate]
 
@@ -35,8 +36,8 @@ def heavy(job: JobFacts) -> JobFacts:
 
 def test_time_and_cost_are_those_of_the_waves(heavy: JobFacts, limits: Limits, make_candidate: Make) -> None:
     quote = ask(heavy, limits, [make_candidate(0), make_candidate(1, 2.0)], work())
-    speeds = {seat.seat: seat.prediction.seconds for seat in quote.plan.seats}
-    found = forecast(work().standings(), speeds, segment=10)
+    speeds = {seat.seat: seat.prediction for seat in quote.plan.seats}
+    found = forecast(work().standings(), speeds, segment=10, fixed=limits.round_seconds)
     assert (quote.plan.rounds, quote.plan.total_steps, quote.plan.segment_steps) == (found.waves, 5_400, 10)
     fixed = limits.setup_seconds + found.waves * limits.round_seconds + quote.audit_seconds
     assert quote.seconds_p50 == pytest.approx(fixed + found.seconds) and quote.seconds_p50 < quote.seconds_p90

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloudlinkup.types import Halving
 from models.facts import Candidate, JobFacts, Prediction
 from models.plan import JobPlan, plan_job
 from models.selection import Ranked
-from models.simulated_units import simulate_units
-from models.simulator import Machine, Simulation, World, simulate
+from models.simulator import Machine, Search, Simulation, World, simulate
+from models.trials import SearchWork
 
 STEPS = 2_000
 CALM = World(dispatch=5.0, jitter=0.0)
@@ -97,26 +98,51 @@ def test_a_latecomer_takes_a_free_place_and_nobody_left_ends_it() -> None:
     assert gone.seconds == inf and gone.kept == ()
 
 
-@settings(deadline=None, max_examples=40)
+def searched(
+    trials: int, seconds: list[float], steps: int = 2_000, halving: Halving | None = None, weights: float = 1.0
+) -> tuple[JobPlan, SearchWork]:
+    work = SearchWork(
+        steps=(steps,) * trials,
+        weights=tuple(weights if k % 2 else 1.0 for k in range(trials)),
+        most_segments=(10**6,) * trials,
+        segment=10,
+        halving=halving,
+    )
+    return planned(seconds), work
+
+
+def run_search(plan: JobPlan, work: SearchWork, machines: list[Machine], world: World, seed: int = 0) -> Search:
+    running = Search(plan, dict(enumerate(machines)), np.random.default_rng(seed), world, search=work)
+    while running.step():
+        pass
+    return running
+
+
+@settings(deadline=None, max_examples=15)
 @given(
-    st.integers(0, 3_000),
-    st.lists(st.tuples(st.floats(0.01, 10), st.floats(1, 3_000) | st.just(inf)), min_size=1, max_size=8),
-    st.booleans(),
+    st.integers(1, 12),
+    st.lists(st.tuples(st.floats(0.02, 0.5), st.floats(1, 3_000) | st.just(inf)), min_size=1, max_size=6),
+    st.sampled_from([None, Halving(eta=2, rungs=1)]),
+    st.sampled_from([1.0, 0.5]),
 )
-def test_every_unit_is_done_while_somebody_stays(total: int, crowd: list[tuple[float, float]], ahead: bool) -> None:
-    machines = [Machine(s, until=u) for s, u in crowd]
-    took = simulate_units(total, machines, np.random.default_rng(0), ahead=ahead)
-    if any(m.until == inf for m in machines):
-        assert took < inf
-    if took < inf and total:
-        assert took >= total / sum(1 / m.seconds for m in machines) * 0.8
-    assert took <= 5 * total + 10 * total + 3_000 or took == inf
+def test_every_step_of_a_search_is_done_while_somebody_stays(
+    trials: int, crowd: list[tuple[float, float]], halving: Halving | None, weights: float
+) -> None:
+    plan, work = searched(trials, [0.1] * len(crowd), 400, halving, weights)
+    done = run_search(plan, work, [Machine(s, until=u) for s, u in crowd], World(5.0, 0.05))
+    steps = sum(one.done for one in done.trials)
+    if any(u == inf for _, u in crowd):
+        assert done.outcome().seconds < inf and steps == work.total_steps
+    if done.outcome().seconds < inf:
+        full = sum(one.done * one.weight for one in done.trials)
+        assert done.outcome().seconds >= full / sum(1 / s for s, _ in crowd) * 0.8
 
 
-def test_asking_ahead_hides_the_dispatch() -> None:
-    machines = [Machine(0.1 * (1 + i % 5)) for i in range(20)]
-    bound = 40_000 / sum(1 / m.seconds for m in machines) + 5
-    later, ahead = (simulate_units(40_000, machines, np.random.default_rng(1), ahead=a) / bound for a in (False, True))
-    assert 1 <= ahead < later < 1.2 and ahead < 1.06
-    with pytest.raises(ValueError, match="machines"):
-        simulate_units(1, [], np.random.default_rng(0))
+def test_a_search_comes_near_the_bound_and_one_slow_contributor_holds_nobody_up() -> None:
+    true = [0.1, 0.12, 0.08, 0.11, 0.09, 0.1]
+    plan, work = searched(24, [0.1] * 6)
+    calm = run_search(plan, work, [Machine(s) for s in true], World(1.0, 0.05))
+    bound = 24 * 2_000 / sum(1 / s for s in true) + 1
+    assert bound < calm.outcome().seconds < 1.08 * bound
+    slow = run_search(plan, work, [Machine(s) for s in [1.0, *true[1:]]], World(1.0, 0.05))
+    assert slow.outcome().seconds < 1.1 * (24 * 2_000 / (sum(1 / s for s in true[1:]) + 1) + 1)

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.types import CAPS, Halving, canonical_json, parse_job
@@ -17,9 +15,7 @@ from models.trials import (
     boundary,
     expand,
     fold_of_rows,
-    forecast,
     halves,
-    plan_wave,
     segment_steps,
     steps_in_all,
     total_steps,
@@ -128,71 +124,13 @@ def test_steps_are_whole_segments():
     assert segment_steps(short) == 3 and total_steps(short[0], 3) == 3
 
 
-# ---------------------------------------------------------------- waves
+# ---------------------------------------------------------------- rungs
 
 
-def drive(standings, speeds, halving=None, score=lambda one: float(one.number), lose=0.0):
-    """Every wave until the end; `lose`: the share of a chunk that never comes back. Yields the chunks."""
-    now, rung, waves = list(standings), 0, []
-    while chunks := plan_wave(now, speeds, segment=10, halving=halving, rung=rung, first=not waves):
-        waves.append(chunks)
-        done = {c.trial: max(1, int(c.segments * (1 - lose))) * 10 for c in chunks}
-        now = [replace(one, done=one.done + done.get(one.number, 0)) for one in now]
-        now = [replace(one, state="done") if one.state == "open" and one.done >= one.total else one for one in now]
-        now = [replace(one, score=score(one)) for one in now]
-        gone, rung = after_wave(now, halving, rung, 10)
-        now = [replace(one, state="stopped") if one.number in gone else one for one in now]
-        assert len(waves) < 2_000
-    return now, waves
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    totals=st.lists(st.integers(1, 60), min_size=1, max_size=12),
-    speeds=st.lists(st.floats(0.001, 2.0), min_size=1, max_size=6),
-    lose=st.sampled_from([0.0, 0.4]),
-    halving=st.sampled_from([None, Halving(eta=2, rungs=1), Halving(eta=3, rungs=2)]),
-)
-def test_every_training_ends_and_nothing_is_done_twice(totals, speeds, lose, halving):
-    standings = [Standing(k, 10 * total, weight=1 / (1 + k % 3)) for k, total in enumerate(totals)]
-    now, waves = drive(standings, dict(enumerate(speeds)), halving, lose=lose)
-    assert all(one.state != "open" and one.done <= one.total for one in now)
-    assert sum(one.done for one in now) <= steps_in_all([one.total for one in standings], halving, 10)
-    if halving is None:
-        assert all(one.done == one.total for one in now)
-    for chunks in waves:
-        assert len({c.seat for c in chunks}) == len({c.trial for c in chunks}) == len(chunks)
-        for c in chunks:
-            assert c.segments >= 1 and 0 <= c.progress_from < c.progress_to <= 1_000_000
-
-
-def test_the_longest_training_is_the_fastest_contributors():
-    standings = [Standing(0, 1_000), Standing(1, 5_000), Standing(2, 3_000)]
-    chunks = plan_wave(standings, {7: 0.5, 8: 0.1}, segment=10)
-    assert [(c.seat, c.trial) for c in chunks] == [(8, 1), (7, 2)]
-
-
-def test_the_first_wave_is_a_pilot_and_the_budget_binds():
-    standings = [Standing(k, 100_000) for k in range(4)]
-    speeds = dict.fromkeys(range(4), 0.05)
-    first, later = (plan_wave(standings, speeds, segment=10, first=is_first) for is_first in (True, False))
-    assert 9 <= min(c.seconds for c in first) < max(c.seconds for c in later) / 1.1
-    assert max(c.seconds for c in later) <= 300 + 0.5
-    assert [c.segments for c in plan_wave(standings, speeds, segment=10, most_steps={0: 35, 1: 5})][:1] == [3]
-    assert {c.seat for c in plan_wave(standings, speeds, segment=10, most_steps={0: 35, 1: 5})} == {0, 2, 3}
-    assert plan_wave(standings, {0: 0.05}, segment=10, most_steps={0: 9}) == ()
-    small = [replace(one, most_segments=4) for one in standings]
-    assert {c.segments for c in plan_wave(small, speeds, segment=10)} == {4}
-
-
-def test_halving_stops_the_worst_at_the_same_share_of_their_steps():
-    standings = [Standing(k, 900) for k in range(9)]
-    now, waves = drive(standings, {0: 0.01, 1: 0.02}, Halving(eta=3, rungs=2))
-    assert [one.done for one in now] == [100] * 6 + [300] * 2 + [900], "a higher number scores better here"
-    assert sum(one.done for one in now) == steps_in_all([900] * 9, Halving(eta=3, rungs=2), 10) == 2_100
-    assert len(waves) > 3
+def test_rungs_are_at_the_same_share_of_the_steps():
     halving = Halving(eta=3, rungs=2)
-    assert [boundary(standings[0], halving, rung, 10) for rung in range(3)] == [100, 300, 900]
+    assert [boundary(Standing(0, 900), halving, rung, 10) for rung in range(3)] == [100, 300, 900]
+    assert steps_in_all([900] * 9, halving, 10) == 2_100
 
 
 def test_a_training_without_a_score_goes_first_and_equals_by_number():
@@ -202,24 +140,6 @@ def test_a_training_without_a_score_goes_first_and_equals_by_number():
     assert after_wave([*at, Standing(3, 100, 40, score=0.1)], halving, 0, 10) == ((), 0), "one has not got there"
     gone, rung = after_wave([replace(at[1], total=20, done=10), replace(at[2], total=20, done=10)], halving, 0, 10)
     assert (gone, rung) == ((2,), 1)
-
-
-def test_the_forecast_is_what_happens():
-    standings = [Standing(k, 600) for k in range(5)]
-    speeds = {0: 0.02, 1: 0.04}
-    found = forecast(standings, speeds, segment=10, halving=Halving(eta=2, rungs=1))
-    _, waves = drive(standings, speeds, Halving(eta=2, rungs=1), score=lambda one: -float(one.number))
-    assert found.waves == len(waves)
-    assert found.seconds == pytest.approx(sum(max(c.seconds for c in chunks) for chunks in waves))
-    assert found.largest == tuple(sorted(found.largest, reverse=True))
-
-
-def test_many_trainings_keep_unequal_contributors_busy():
-    """Ideal: all work at the joint speed. Bounded below by it, and by the longest training on the fastest."""
-    standings = [Standing(k, 20_000) for k in range(32)]
-    speeds = {0: 0.08, 1: 0.04, 2: 0.02, 3: 0.01}
-    ideal = 32 * 20_000 / sum(1 / s for s in speeds.values())
-    assert forecast(standings, speeds, segment=10).seconds < 1.1 * ideal
 
 
 # ---------------------------------------------------------------- rows

@@ -29,7 +29,16 @@ from tasks.rounds import _deal
 from tasks.segment import FACTS
 from tasks.subject import trial_rows
 from tasks.train import _begin
-from tasks.trials import SEARCH, advance_trials, load_trials, plan_search, plan_trials, stored_search, work_left
+from tasks.trials import (
+    SEARCH,
+    advance_trials,
+    load_trials,
+    plan_search,
+    plan_trials,
+    standings,
+    stored_search,
+    work_left,
+)
 from tests.tasks.conftest import JOB, Rig
 from tests.tasks.test_ending import PLAN
 
@@ -149,6 +158,24 @@ async def test_orders_name_their_own_training_and_all_share_the_rows(rig: Rig):
         assert order.weights_hash == sha256(initial_weights(of.spec).astype("<f4").tobytes())
     assert len({order.partition_hash for order in orders.values()}) == len(run.state.shared) == 1
     assert len({order.weights_hash for order in orders.values()}) == 2, "another seed, another start"
+
+
+async def test_a_wave_ends_at_a_bell_and_each_goes_on_from_what_it_did_by_then(rig: Rig):
+    run = await search(rig, {"kind": "ensemble", "members": 2})
+    await begin(rig)
+    assert run.round is not None
+    orders = [read_order(run, entry) for entry in run.round.entries]
+    assert len({order.time_box for order in orders}) == 1
+    assert [order.max_segments for order in orders] == [3, 3], "two are expected in five seconds"
+    await rig.send()
+    entry = run.round.entries[0]
+    assert entry.trial is not None
+    entry.segments -= 1  # as if the bell had come one segment earlier
+    entry.outcome = "accepted"
+    advance_trials(run, run.round)
+    assert run.state.trials[entry.trial].done == 20
+    work = stored_search(run).work
+    assert standings(run, work)[entry.trial].done == 20 and work_left(run)
 
 
 async def test_it_goes_on_after_kill_9_in_the_middle_of_a_wave(rig: Rig):
