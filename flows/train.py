@@ -8,21 +8,25 @@ chain has passed.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+
 from prefect import flow
 from prefect.runtime import flow_run
 
 from cloudlinkup.errors import BadInput, CloudLinkUpError, JobFailed
 from cloudlinkup.types import JobSpec
+from tasks.ahead import give_up
 from tasks.allocate import allocate
 from tasks.context import Run, open_run
 from tasks.deliver import deliver
 from tasks.escrow import escrow_lock
-from tasks.rebalance import rebalance
+from tasks.rebalance import close_round, rebalance
 from tasks.release import release
 from tasks.rounds import next_round
 from tasks.segment import segment
 from tasks.settle import settle
-from tasks.train import train_round
+from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 
 
@@ -47,12 +51,22 @@ async def _stages(run: Run) -> None:
     if run.state.stage not in ("deliver", "settle"):  # else it ended already, and its account may be gone
         await escrow_lock(run)
         while await next_round(run):
-            await train_round(run)
+            await order_round(run)
+            await _both(train_round(run), close_round(run))
             await verify_round(run)
-            await release(run)
+            if run.round is not None and not run.round.ahead:
+                await release(run)
             await rebalance(run)
+        await close_round(run)
     await deliver(run)
     await settle(run)
+
+
+async def _both(training: Awaitable[None], audit: Awaitable[None]) -> None:
+    """Both to their end, whatever becomes of the other; then the first one's error, or the second's."""
+    for found in await asyncio.gather(training, audit, return_exceptions=True):
+        if isinstance(found, BaseException):
+            raise found
 
 
 async def _close_books(run: Run, error: CloudLinkUpError) -> None:
@@ -62,6 +76,12 @@ async def _close_books(run: Run, error: CloudLinkUpError) -> None:
     if final and locked:
         run.state.ended_early = str(error)
         run.save()  # whoever takes this up again begins no further round once the job is finished on chain
+        if run.prepared is not None:
+            try:
+                await close_round(run)
+            except CloudLinkUpError as failed:
+                run.log.warning("given_up", why=str(failed)[:120])
+                give_up(run)
     run.store.fail(run.request_id, describe(error), final=final and not locked)
     if final and locked:
         if run.prepared is not None and run.state.generation:

@@ -43,7 +43,6 @@ from cloudlinkup.wire.calls import CallRequest, ChallengeCall, ChallengeReply, F
 from cloudlinkup.wire.hashes import challenge_seed, seal_context, seat_leaf, sha256
 from cloudlinkup.wire.messages import Commit, Order
 from models.auditing import OPENING_BYTES_A_SECOND, OPENING_LATENCY
-from models.correction import Correction
 from tasks.calibrated import tolerance
 from tasks.context import Run
 from tasks.newcomer import rows_of
@@ -51,7 +50,7 @@ from tasks.orders import open_blob, read_order, update_name
 from tasks.rounds import partition_rows
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
-from tasks.subject import partition, subject, trial_rows
+from tasks.subject import Subject, as_begun, subject, trial_rows
 
 CALL_DEADLINE = 30.0
 OPEN_AT_ONCE = 8  # segments of one challenge, by the protocol
@@ -95,6 +94,9 @@ async def audit_shard(
     """
     seat = run.state.seat(entry.seat)
     order, root = read_order(run, entry), bytes.fromhex(entry.root)
+    talk = _Talk(run, round_, entry, order, leaves)
+    if entry.void:
+        return await _only_path(talk, entry)
     seed = challenge_seed(bytes.fromhex(round_.secret), block_hash, root)
     at = rate(risk_of(run, round_, entry, misses))
     drawn = draw(seed, entry.segments, newcomer=at.newcomer, small_job=at.small_job, extra=at.extra)
@@ -106,7 +108,6 @@ async def audit_shard(
     wanted = drawn if within is not None else plan_openings(drawn, costs)
     # segment 1's before-state is, of a shard that began with an earlier round's moments, these alone
     start = {1} if order.moments and moments is None and min(drawn) not in wanted else set()
-    talk = _Talk(run, round_, entry, order, leaves)
     reply, before, after, problem = None, {}, {}, ""
     try:
         reply, before, after = await talk.open(wanted | start, after=within is not None)
@@ -121,7 +122,7 @@ async def audit_shard(
     if order.moments and 1 in before:
         moments = before.pop(1)
         if within is not None and 1 in wanted:
-            before[1] = await asyncio.to_thread(_start, run, entry, moments)
+            before[1] = await asyncio.to_thread(_start, as_begun(run, round_, entry.trial), moments)
     case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
     case = replace(case, after_states=after, moments=moments, to_end=goes_on(drawn, entry.segments, costs))
     if case.lacks_start:
@@ -134,6 +135,17 @@ async def audit_shard(
         return talk.audit(drawn, "accepted", risk=at.why)
     told = None if whole else _draw_document(round_, block_hash, at)  # of a whole replay nothing was drawn
     return await asyncio.to_thread(_reject, talk, case, result, told, at.why, within)
+
+
+async def _only_path(talk: _Talk, entry: Entry) -> Audit:
+    """Of a shard that cannot count: its contributor gets the path without which it would take no further order."""
+    try:
+        await talk.open(frozenset(), after=False)
+    except ClusterLost:
+        raise
+    except (ClusterError, ProtocolError) as error:
+        talk.run.log.info("path_not_taken", round=talk.round.round, seat=entry.seat, why=str(error)[:120])
+    return talk.audit(frozenset(), "timeout", entry.void, risk=())
 
 
 def kept_moments(run: Run, order: Order) -> bytes | None:
@@ -161,10 +173,10 @@ def _moments_files(run: Run, seat: int) -> list[Path]:
     return sorted((run.folder / "moments").glob(f"{seat}-*.bin"), key=lambda p: -int(p.stem.partition("-")[2]))
 
 
-def _start(run: Run, entry: Entry, moments: bytes) -> bytes:
+def _start(of: Subject, moments: bytes) -> bytes:
     """The state that they begin; empty where they are none, which the replay then says."""
     try:
-        return start_state(subject(run, entry.trial).published.published, moments)
+        return start_state(of.published.published, moments)
     except ValueError:
         return b""
 
@@ -173,7 +185,6 @@ def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
     """What is known of a shard before its draw."""
     seat, steps = run.state.seat(entry.seat), entry.segments * int(run.state.plan["segment_steps"])
     budget = run.state.terms.budget if run.state.terms else 0
-    fastest = Correction(**seat.belief).prediction.low * steps
     done = {e.seat: e.segments for e in round_.entries}
     mine = sum(segments for number, segments in done.items() if run.state.seat(number).wallet == seat.wallet)
     return Risk(
@@ -181,7 +192,7 @@ def risk_of(run: Run, round_: RoundState, entry: Entry, misses: float) -> Risk:
         contributors=len({run.state.seat(e.seat).wallet for e in round_.entries}),
         value=min(1.0, steps * run.state.price / budget) if budget else 0.0,
         misses=misses + seat.unopened,
-        pace=fastest / entry.seconds if entry.seconds else 0.0,
+        pace=entry.pace,
         share=0.0 if entry.trial is not None else mine / max(1, sum(done.values())),
     )
 
@@ -299,10 +310,13 @@ def _case(
     reply: ChallengeReply | None,
     before: Mapping[int, bytes],
 ) -> Case:
-    of = subject(run, entry.trial)
+    of = as_begun(run, round_, entry.trial)
     assert entry.commit is not None
     commit = Commit.model_validate_json(entry.commit.text)  # verified when it came
-    features, targets = partition_rows(run, rows_of(entry)) if entry.trial is None else trial_rows(run, entry.trial)
+    if entry.trial is None:
+        features, targets = partition_rows(run, rows_of(entry), round_.round)
+    else:
+        features, targets = trial_rows(run, entry.trial)
     return Case(
         spec=of.spec,
         work=ShardWork.of(order),
@@ -363,13 +377,12 @@ def _reject(
     entry, miss = talk.entry, result.miss
     assert miss is not None
     assert entry.commit is not None
-    seat = talk.run.state.seat(entry.seat)
     evidence = make_evidence(
         order=entry.order,
         commit=entry.commit,
         result=result,
         drawn=case.drawn,
-        salt=partition(talk.run, seat, entry.trial).salt,
+        salt=entry.salt,
         challenge=drawn_from,
         tolerance=within,
         to_end=case.to_end,

@@ -48,6 +48,16 @@ def carried(run: Run, seat: int) -> int:
     return award.amount if award else 0
 
 
+def owed(run: Run, seat: int) -> int:
+    """Base units that the chain has not taken and may have to: verified ones, and those of a round whose audit is
+    under way, all of them until then."""
+    round_, step = run.open, int(run.state.plan["segment_steps"])
+    if round_ is None or run.state.awards_round >= round_.round:
+        return carried(run, seat)
+    open_ = sum(entry.segments for entry in round_.entries if entry.seat == seat and entry.commit is not None)
+    return carried(run, seat) + open_ * step * run.state.price
+
+
 async def read_job(run: Run) -> Job:
     """The job on chain. Raises JobFailed when its account is gone."""
     job = await run.ledger.job(run.account)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tasks.subject import Subject
 
 AT_ONCE = 2  # replays side by side
-ROUND_STAGES = ("train", "verify", "release", "rebalance")
+ROUND_STAGES = ("order", "train", "verify", "release", "rebalance")
 
 
 class Run:
@@ -72,11 +72,8 @@ class Run:
             else JobState(started=time.time(), result_key=SealingKey.generate().private.private_bytes_raw().hex())
         )
         self.state.flow_run_id = flow_run_id
-        rounds = self.store.rounds(request_id)
-        latest = RoundState.model_validate_json(rounds[-1]) if rounds else None
-        # the job's state is saved before the round's end: a round that it counts is over whatever its own record says
-        under_way = latest is not None and latest.stage != "finished" and latest.round > self.state.round
-        self.round = latest if under_way else None
+        # under way; and the one before it, which the weights count already and whose audit and awards are to come
+        self.round, self.open = _unfinished(self.state, self.store.rounds(request_id))
         self.prepared: Prepared | None = None
         self.published: Published | None = None
         self.base: FrozenWeights | None = None  # weights that the network begins with or stands on, where it has such
@@ -85,7 +82,7 @@ class Run:
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
         self.decimals = 0
-        self._inside: tuple[str, float] | None = None  # the stage that is being timed, and since when
+        self._inside: dict[str, float] = {}  # the stages of rounds that are being timed, and since when
         self.replays = asyncio.Semaphore(AT_ONCE)
 
     # ---------------------------------------------------------------- memory
@@ -104,9 +101,11 @@ class Run:
             rounds=max(planned, self.state.round),
         )
 
-    def save_round(self) -> None:
-        assert self.round is not None
-        self.store.save_round(self.request_id, self.round.round, self.round.model_dump_json())
+    def save_round(self, round_: RoundState | None = None) -> None:
+        """`round_`: by default the one that is under way."""
+        saved = round_ or self.round
+        assert saved is not None
+        self.store.save_round(self.request_id, saved.round, saved.model_dump_json())
 
     def event(self, kind: str, **data: Any) -> None:
         """A line of progress for people and `watch`; never a row, a key or a secret."""
@@ -118,24 +117,29 @@ class Run:
 
     @contextmanager
     def timed(self, name: str) -> Any:
-        """Adds the seconds spent inside to the job's time split."""
+        """Adds the seconds spent inside to the job's time split. Of two rounds' stages at once both are counted."""
         start = time.monotonic()
-        self._inside = (name, start)
+        if name in ROUND_STAGES:
+            self._inside[name] = start
         try:
             yield
         finally:
-            self._inside = None
+            now = time.monotonic()
+            if name in ROUND_STAGES:
+                since = min(self._inside.values())
+                del self._inside[name]
+                # of stages side by side the time is counted once: up to now by this one, from now on by the others
+                self.state.worked += now - since
+                self._inside = dict.fromkeys(self._inside, now)
             split = dict(self.state.stage_seconds)
-            split[name] = round(split.get(name, 0.0) + time.monotonic() - start, 3)
+            split[name] = round(split.get(name, 0.0) + now - start, 3)
             self.state.stage_seconds = split
 
     def worked(self) -> float:
         """Seconds that runs of this job have spent on its rounds so far; what passed between two runs is not among
         them, so that a crash does not make rounds look slow."""
-        done = sum(self.state.stage_seconds.get(name, 0.0) for name in ROUND_STAGES)
-        if self._inside is not None and self._inside[0] in ROUND_STAGES:
-            done += time.monotonic() - self._inside[1]
-        return done
+        since = min(self._inside.values(), default=None)
+        return self.state.worked + (0.0 if since is None else time.monotonic() - since)
 
     # ---------------------------------------------------------------- what stages need of each other
 
@@ -182,6 +186,18 @@ class Run:
             os.fsync(file.fileno())  # the store, which names it, survives a power cut too
         part.replace(path)
         return path
+
+
+def _unfinished(state: JobState, texts: list[str]) -> tuple[RoundState | None, RoundState | None]:
+    """(the round that is under way, the one before it whose audit is).
+
+    The job's state is saved before a round's end: what that counts is over, whatever the round's own record says.
+    """
+    rounds = [RoundState.model_validate_json(text) for text in texts[-2:]]
+    left = [round_ for round_ in rounds if round_.stage != "finished"]
+    under_way = next((round_ for round_ in left if round_.round > state.round), None)
+    open_ = next((r for r in left if r.ahead and r.round <= state.round and r.mark != state.judged), None)
+    return under_way, open_
 
 
 def check_request_id(request_id: str) -> None:

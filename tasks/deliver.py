@@ -45,8 +45,11 @@ def _write(run: Run) -> None:
 
 
 def best_weights(run: Run) -> np.ndarray:
-    """What is delivered: the last round's weights, or with `train.patience` those of the best."""
+    """What is delivered: the last round's published weights, or with `train.patience` those of the best; where the last
+    audit took something out of them, the weights without it."""
     best = run.state.best_generation
+    if run.state.unpublished and best in (0, run.state.generation):
+        return run.weights.weights
     if run.job.train.patience is None or best in (0, run.state.generation):
         return run.weights.published
     return Published.from_bytes((run.folder / f"weights-{best}.bin").read_bytes()).published

@@ -16,7 +16,7 @@ from tasks.state import Entry, RoundState, Seat
 from tasks.verify import round_leaves
 
 WITHIN = 15.0  # seconds
-JUDGED = ("accepted", "rejected", "timeout")
+UNDER = ("committed", "accepted", "rejected", "timeout")
 
 
 async def hand_over_paths(run: Run, seat: Seat) -> bool:
@@ -31,11 +31,18 @@ async def hand_over_paths(run: Run, seat: Seat) -> bool:
 
 
 def under_the_root(round_: RoundState) -> list[Entry]:
-    """The entries of a judged round that its committed root covers, by seat."""
-    return sorted((e for e in round_.entries if e.root and e.outcome in JUDGED), key=lambda e: e.seat)
+    """The entries of a round that its committed root covers, by seat."""
+    return sorted((e for e in round_.entries if e.root and e.outcome in UNDER), key=lambda e: e.seat)
 
 
-async def _hand_over(run: Run, round_: RoundState, entry: Entry) -> bool:
+async def hand_over_open(run: Run, seat: Seat) -> None:
+    """The path of the round before, whose audit is yet to come: without it the seat takes no order."""
+    for entry in [] if run.open is None else under_the_root(run.open):
+        if run.open is not None and entry.seat == seat.seat:
+            await _hand_over(run, run.open, entry, more=True)
+
+
+async def _hand_over(run: Run, round_: RoundState, entry: Entry, *, more: bool = False) -> bool:
     assert run.state.terms is not None
     leaf = seat_leaf(entry.seat, bytes.fromhex(entry.root))
     leaves = round_leaves(round_, under_the_root(round_))
@@ -44,7 +51,7 @@ async def _hand_over(run: Run, round_: RoundState, entry: Entry) -> bool:
         return False
     path = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, leaves.index(leaf)))
     call = ChallengeCall(
-        order=entry.order.hash.hex(), round=round_.round, seat=entry.seat, root=root, path=path, open=(), after=False
+        order=entry.order.hash.hex(), round=round_.round, seat=entry.seat, root=root, path=path, open=(), more=more
     )
     job_id = run.state.terms.job_id
     request = CallRequest(kind="challenge", body=call.pack(), deadline=WITHIN, job_id=job_id)
@@ -57,5 +64,6 @@ async def _hand_over(run: Run, round_: RoundState, entry: Entry) -> bool:
     except (ClusterError, ProtocolError) as error:
         run.log.info("path_not_taken", round=round_.round, seat=entry.seat, why=str(error)[:120])
         return False
-    run.event("path_sent", round=round_.round, seat=entry.seat)
+    if not more:
+        run.event("path_sent", round=round_.round, seat=entry.seat)
     return True

@@ -10,6 +10,7 @@ from cloudlinkup.errors import ContributorLost, ContributorRefused, ProtocolErro
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, TrainCall, TrainReply, WeightsRef
 from cloudlinkup.wire.hashes import seal_context, sha256, shard_seed
 from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, agent_key, sign, verify
+from models.correction import Correction
 from tasks.context import Run
 from tasks.peers import Peer
 from tasks.state import Entry, RoundState, Seat, Start
@@ -205,6 +206,8 @@ async def _read_reply(run: Run, round_: RoundState, entry: Entry, result: CallRe
     # only now: an entry with a commit has its update here, and goes under the round's root
     entry.commit, entry.root, entry.segments, entry.upload = reply.commit, commit.root, commit.segments, commit.upload
     entry.end_moments = commit.end_moments or ""
+    fastest = Correction(**run.state.seat(entry.seat).belief).prediction.low * entry.segments * order.segment_steps
+    entry.pace = fastest / entry.seconds
     entry.outcome = "committed"
 
 

@@ -10,47 +10,53 @@ from statistics import median
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from cloudlinkup.training.aggregate import aggregate
+from cloudlinkup.errors import ProgramError
 from cloudlinkup.training.evaluate import evaluate, score
 from cloudlinkup.training.headline import better
-from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.rollback import MOST as MOST_ROLLBACKS
 from cloudlinkup.training.rollback import rolls_back
-from cloudlinkup.training.schedule import outer_momentum
 from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
+from tasks.ahead import averaged, counts, momentum, take_out
 from tasks.context import Run
 from tasks.newcomer import one_of_each
-from tasks.orders import read_order, update_name
+from tasks.orders import read_order
+from tasks.release import release
+from tasks.rounds import rows_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
 from tasks.subject import subject
 from tasks.trials import advance_trials
+from tasks.verify import verify_round
 
 HANDLING = 0.1  # seconds of a shard that the gateway's clock cannot tell from training: upload, scheduling, warm-up
 
 
 @task(name="rebalance", cache_policy=NO_CACHE)
 async def rebalance(run: Run) -> None:
-    """Idempotent by construction: weights are written as a new generation, then state, then the round's end."""
-    assert run.round is not None
+    """Idempotent by construction: weights are written as a new generation, then state, then the round's end.
+
+    A round that goes ahead is open afterwards: `close_round` counts its audit and ends it.
+    """
     round_ = run.round
+    assert round_ is not None
     if round_.stage == "finished":
         return
     # a run that was killed between the two writes below comes here again: what its state counts is not counted twice
-    mark = sha256(bytes.fromhex(round_.secret))[:16]
     with run.timed("rebalance"):
-        if run.state.counted != mark:
+        if run.state.counted != round_.mark:
             await _count(run, round_)
-            run.state.counted = mark
+            run.state.counted = round_.mark
+            if not round_.ahead:
+                await _count_audit(run, round_)
             run.save()
-        round_.stage = "finished"
-        run.save_round()
+        if round_.ahead:
+            run.open = round_
+        else:
+            await _end(run, round_)
         run.round = None
-        run.showing.exceptional(run, round_)
-        await run.showing.show(run, round_)
     run.event(
         "round",
         round=round_.round,
@@ -59,50 +65,79 @@ async def rebalance(run: Run) -> None:
         of=run.state.total_steps,
         metric=run.state.metric,
         score=round(run.state.score, 4),
-        accepted=sum(entry.outcome == "accepted" for entry in round_.entries),
+        accepted=sum(counts(entry) for entry in round_.entries),
         rejected=sum(entry.outcome == "rejected" for entry in round_.entries),
         lost=sum(entry.outcome in ("lost", "timeout") for entry in round_.entries),
+        audited=not round_.ahead,
     )
 
 
+async def close_round(run: Run) -> None:
+    """Judges, awards and ends the round that went ahead, where there is one; run beside the next one's training."""
+    round_ = run.open
+    if round_ is None:
+        return
+    await verify_round(run, beside=True)
+    try:
+        await release(run, beside=True)
+    except ProgramError as error:
+        if error.name != "JobEnded":
+            raise
+        for entry in round_.entries:  # nobody is paid for it any more, so nothing of it is delivered
+            if entry.outcome == "accepted":
+                entry.outcome, entry.reason = "lost", "the deadline passed before its award"
+    with run.timed("rebalance"):
+        if run.state.judged != round_.mark:
+            await asyncio.to_thread(take_out, run, round_)
+            await _count_audit(run, round_)
+            run.save()
+        await _end(run, round_)
+        run.open = None
+
+
+async def _end(run: Run, round_: RoundState) -> None:
+    round_.stage = "finished"
+    run.save_round(round_)
+    (run.folder / rows_name(round_.round)).unlink(missing_ok=True)
+    run.showing.exceptional(run, round_)
+    await run.showing.show(run, round_)
+
+
 async def _count(run: Run, round_: RoundState) -> None:
-    """What the round adds to the job's state, which is saved afterwards."""
+    """What the round's training adds to the job's state, which is saved afterwards."""
     await asyncio.to_thread(_advance if run.job.search is None else advance_trials, run, round_)
     handling = handling_seconds(round_)
     for entry in round_.entries:
         _learn(run, entry, handling, rolled_back=round_.round in run.state.rolled_back)
-    run.state.audit_bytes += round_.audit_bytes
-    run.state.audit_segments += round_.audit_segments
-    run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
-    await _record(run, round_, handling)
     if round_.commit_slot:
         run.state.round = round_.round
-    run.state.empty_rounds = 0 if any(e.outcome == "accepted" for e in round_.entries) else run.state.empty_rounds + 1
-    run.state.round_training = max((e.seconds for e in round_.entries if e.outcome == "accepted"), default=0.0)
+    run.state.empty_rounds = 0 if any(counts(entry) for entry in round_.entries) else run.state.empty_rounds + 1
+    run.state.round_training = max((entry.seconds for entry in round_.entries if counts(entry)), default=0.0)
     run.state.round_seconds = max(0.0, run.worked() - run.state.round_began)
 
 
+async def _count_audit(run: Run, round_: RoundState) -> None:
+    """What its audit adds to it."""
+    for entry in round_.entries:
+        _tally(run, entry)
+    run.state.audit_bytes += round_.audit_bytes
+    run.state.audit_segments += round_.audit_segments
+    run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
+    await _record(run, round_, handling_seconds(round_))
+    run.state.judged = round_.mark
+
+
 def _advance(run: Run, round_: RoundState) -> None:
-    """The next generation of weights, from the accepted updates weighted by verified steps; none where the round is
+    """The next generation of weights, from the updates that count weighted by their steps; none where the round is
     taken back (`training/rollback.py`): its work is paid, and done again."""
     published, step = run.weights, int(run.state.plan["segment_steps"])
     held = run.data.holdout_features, run.data.holdout_targets
-    taken = one_of_each([entry for entry in round_.entries if entry.outcome == "accepted"])
+    taken = one_of_each([entry for entry in round_.entries if counts(entry)])
     if taken:
-        size = published.weights.size
-        updates = {
-            entry.seat: (
-                dequantise((run.folder / update_name(round_.round, entry.seat)).read_bytes(), size),
-                entry.segments * step,
-            )
-            for entry in taken
-        }
-        wallets = {seat: run.state.seat(seat).wallet for seat in updates}
         base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
         delta, why = b"", ""
         try:
-            progress = run.state.steps_done / run.state.total_steps
-            delta = published.step(aggregate(updates, wallets).update, outer_momentum(run.data.spec, progress))
+            delta = published.step(averaged(run, round_, taken), momentum(run, run.state.steps_done))
         except ValueError as error:  # diverged: verified work stays paid, the weights stay what they were
             why = str(error)
         else:
@@ -111,7 +146,7 @@ def _advance(run: Run, round_: RoundState) -> None:
         if why and len(run.state.rolled_back) < MOST_ROLLBACKS:  # done anew, under a new number
             run.published = before
             run.state.rolled_back = [*run.state.rolled_back, round_.round]
-            run.event("rolled_back", round=round_.round, why=why, seats=sorted(updates))
+            run.event("rolled_back", round=round_.round, why=why, seats=sorted(entry.seat for entry in taken))
             return
         if not delta:
             run.event("not_aggregated", round=round_.round, why=why)
@@ -120,7 +155,8 @@ def _advance(run: Run, round_: RoundState) -> None:
             run.write(f"delta-{published.rounds}.bin", delta)
             run.write(f"base-{published.rounds}.txt", base.encode())
             run.write(f"weights-{published.rounds}.bin", published.to_bytes())
-        run.state.steps_done += sum(steps for _, steps in updates.values())
+            run.state.unpublished = False
+        run.state.steps_done += step * sum(entry.segments for entry in taken)
     run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     if taken:
@@ -147,7 +183,7 @@ def handling_seconds(round_: RoundState) -> float:
     Short shards would else look slow by it, get fewer steps, and look slower still. The median, so that no contributor
     moves it alone.
     """
-    return median([e.ack_seconds for e in round_.entries if e.outcome == "accepted"] or [0.0])
+    return median([entry.ack_seconds for entry in round_.entries if counts(entry)] or [0.0])
 
 
 def training_seconds(entry: Entry, handling: float) -> float:
@@ -161,38 +197,48 @@ def _full_steps(run: Run, entry: Entry, step: int) -> int:
 
 
 def _learn(run: Run, entry: Entry, handling: float, *, rolled_back: bool = False) -> None:
-    """The seat's account of this round: counts, speed, state. `rolled_back`: the round was taken back, and with it the
+    """What the seat's next order goes by: speed and state. `rolled_back`: the round was taken back, and with it the
     optimizer state that its shard ended with; the seat goes on from the one that it began with."""
     seat = run.state.seat(entry.seat)
     step = int(run.state.plan["segment_steps"])
-    run.state.bytes_up += entry.bytes_up
-    run.state.bytes_down += entry.bytes_down
-    accepted = entry.outcome == "accepted"  # else it begins afresh: what it ended with was not judged
-    if not (accepted and rolled_back):
-        seat.moments = entry.end_moments if accepted else ""
-        seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if accepted else 0
-    seat.replayed += entry.replayed
-    seat.segments += entry.segments
-    if entry.outcome == "accepted":
-        seat.rounds_done += 1
-        seat.accepted += entry.segments
-        seat.steps += entry.segments * step
+    good = counts(entry)  # else it begins afresh: what it ended with was not judged
+    if not (good and rolled_back):
+        seat.moments = entry.end_moments if good else ""
+        seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if good else 0
+    if good:
         seconds = training_seconds(entry, handling)
         seat.samples_seconds += seconds
-        seat.faults, seat.transfer = 0, entry.ack_seconds
+        seat.transfer = entry.ack_seconds
         belief = Correction(**seat.belief).observe(
             seconds, _full_steps(run, entry, step), entry.segments, blur=HANDLING / seconds
         )
         seat.belief = asdict(belief)
-    elif entry.outcome == "rejected":
+    elif entry.outcome == "empty":
+        box = read_order(run, entry).time_box
+        if entry.seconds >= 0.9 * box:  # too slow for one segment: at least that slow
+            seat.belief = asdict(Correction(**seat.belief).observe(2 * box, step, 1))
+
+
+def _tally(run: Run, entry: Entry) -> None:
+    """The seat's account of this round: counts, and whether it goes on."""
+    seat = run.state.seat(entry.seat)
+    run.state.bytes_up += entry.bytes_up
+    run.state.bytes_down += entry.bytes_down
+    seat.replayed += entry.replayed
+    seat.segments += entry.segments
+    if entry.outcome == "accepted":
+        seat.faults = 0
+        seat.rounds_done += 1
+        seat.accepted += entry.segments
+        seat.steps += entry.segments * int(run.state.plan["segment_steps"])
+        return
+    seat.moments, seat.moments_steps = "", 0  # what it ended with was not judged, or is not to be gone on from
+    if entry.outcome == "rejected":
         seat.rejected += entry.segments
         seat.state = "rejected"
     elif entry.outcome in ("timeout", "refused", "empty"):
         seat.faults += 1
-        seat.unopened += entry.outcome == "timeout" and entry.commit is not None
-        box = read_order(run, entry).time_box
-        if entry.outcome == "empty" and entry.seconds >= 0.9 * box:  # too slow for one segment: at least that slow
-            seat.belief = asdict(Correction(**seat.belief).observe(2 * box, step, 1))
+        seat.unopened += entry.outcome == "timeout" and entry.commit is not None and not entry.void
 
 
 async def _record(run: Run, round_: RoundState, handling: float) -> None:

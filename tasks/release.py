@@ -15,43 +15,46 @@ from cloudlinkup.ledger import money
 from tasks.awards import award_late, award_round
 from tasks.context import Run
 from tasks.escrow import open_accounts
+from tasks.state import RoundState
 
 
 @task(name="release", cache_policy=NO_CACHE)
-async def release(run: Run) -> None:
-    """Every seat's verified steps of this round times the price, on top of what the chain has awarded it."""
-    assert run.round is not None
-    if run.round.stage != "verified":
+async def release(run: Run, *, beside: bool = False) -> None:
+    """Every seat's verified steps of this round times the price, on top of what the chain has awarded it. `beside`: of
+    the open one instead. Raises ProgramError (JobEnded) when the deadline passed before it."""
+    round_ = run.open if beside else run.round
+    assert round_ is not None
+    if round_.stage != "verified":
         return
     with run.timed("release"):
         step = int(run.state.plan["segment_steps"])
         pay: dict[int, int] = {}
-        for entry in run.round.entries:
+        for entry in round_.entries:
             if entry.outcome == "accepted":
                 pay[entry.seat] = pay.get(entry.seat, 0) + entry.segments * step * run.state.price
-        await asyncio.gather(_award(run, pay), pay_matured(run))  # what matured before does not wait for this round
-        await dispute_rejected(run)
+        await asyncio.gather(
+            _award(run, round_, pay), pay_matured(run)
+        )  # what matured before does not wait for this round
+        await dispute_rejected(run, round_)
         await open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
-        run.round.stage = "awarded"
-        run.save_round()
+        round_.stage = "awarded"
+        run.save_round(round_)
     waiting = {str(seat): str(award.amount) for seat, award in run.state.awards.items()}
     earned = {str(seat): str(units) for seat, units in pay.items()}
-    run.event("released", round=run.round.round, earned=earned, carried=waiting)
+    run.event("released", round=round_.round, earned=earned, carried=waiting)
 
 
-async def _award(run: Run, pay: dict[int, int]) -> None:
-    assert run.round is not None
+async def _award(run: Run, round_: RoundState, pay: dict[int, int]) -> None:
     if pay:
-        await award_round(run, run.round.round, pay)
+        await award_round(run, round_.round, pay)
     else:
         await award_late(run)
 
 
-async def dispute_rejected(run: Run) -> None:
+async def dispute_rejected(run: Run, round_: RoundState) -> None:
     """Whoever cheated in this round may have cheated before: what its wallet was awarded and has not matured is held
     for the arbiter, and so is its bond. What the chain holds already is left alone."""
-    assert run.round is not None
-    rejected = {entry.seat for entry in run.round.entries if entry.outcome == "rejected"}
+    rejected = {entry.seat for entry in round_.entries if entry.outcome == "rejected"}
     wallets = {seat.wallet for seat in run.state.seats if seat.seat in rejected}
     job = await run.ledger.job(run.account) if wallets else None
     if job is None:
@@ -72,7 +75,7 @@ async def dispute_rejected(run: Run) -> None:
             raise
         return
     run.sent("dispute", sent)
-    run.event("disputed", round=run.round.round, seats={str(seat): str(units) for seat, units in pending.items()})
+    run.event("disputed", round=round_.round, seats={str(seat): str(units) for seat, units in pending.items()})
 
 
 async def pay_matured(run: Run) -> None:

@@ -27,7 +27,7 @@ from models.race import latecomers
 from models.registry import Registry
 from models.selection import select
 from tasks.allocate import new_seat
-from tasks.awards import carried
+from tasks.awards import owed
 from tasks.calibrated import replay_classes
 from tasks.context import Run
 from tasks.escrow import write_seats
@@ -36,7 +36,7 @@ from tasks.peers import Peer, connected
 from tasks.planning import candidates, limits
 from tasks.race import MOST_FAULTS, decide, in_pilot, revive, tell_estimate
 from tasks.segment import stored_facts
-from tasks.state import Partition, Seat
+from tasks.state import Partition, RoundState, Seat
 from tasks.trials import plan_trials, seal_trial_rows, work_left
 
 RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
@@ -185,7 +185,7 @@ def _steps_left(run: Run, job: Job, going_on: Collection[int] | None = None) -> 
     `going_on`: the seats that do not leave; without it, those that are active."""
     assert run.state.terms is not None
     caps = {i: seat.cap for i, seat in enumerate(job.seats)}
-    awarded = {i: seat.awarded + carried(run, i) for i, seat in enumerate(job.seats)}
+    awarded = {i: seat.awarded + owed(run, i) for i, seat in enumerate(job.seats)}
     active = {seat.seat for seat in run.state.active()} if going_on is None else set(going_on)
     held = {i: max(cap, awarded[i]) if i not in active else awarded[i] for i, cap in caps.items()}
     return affordable_steps(run.state.terms.budget, held, awarded, run.state.price, run.state.terms.fee_bps)
@@ -342,8 +342,21 @@ async def _seal(run: Run, plain: bytes, rows: int, which: str) -> Partition:
     )
 
 
-def partition_rows(run: Run, seat: int) -> tuple[np.ndarray, np.ndarray]:
-    """(features, targets) that seat number `seat` holds: what the audit replays on."""
-    held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
+def keep_rows(run: Run, round_: RoundState) -> None:
+    """What each seat holds in this round, until its audit is over: the next one's rows may be dealt by then."""
+    if run.job.search is not None:
+        return
+    place = run.folder / rows_name(round_.round)
+    place.unlink(missing_ok=True)
+    place.hardlink_to(run.folder / ASSIGNMENT)
+
+
+def rows_name(round_: int) -> str:
+    return f"rows-{round_}.npy"
+
+
+def partition_rows(run: Run, seat: int, round_: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(features, targets) that seat number `seat` holds, or held in `round_`: what the audit replays on."""
+    held = np.load(run.folder / (ASSIGNMENT if round_ is None else rows_name(round_)), allow_pickle=False)
     rows = np.flatnonzero(held == seat)
     return run.data.features[rows], run.data.targets[rows]

@@ -13,15 +13,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.tables.prepared import Prepared
-from cloudlinkup.training.outer import Published
 from cloudlinkup.training.spec import TrainingSpec
 from models.facts import JobFacts
 from tasks.context import Run
-from tasks.initial import INITIAL, begin, bring_initial
+from tasks.initial import INITIAL, bring_initial
 from tasks.pilot import settle_rate
 from tasks.planning import job_facts, load_data, profile
 from tasks.pretrained import load_base
 from tasks.quoted import check_quoted
+from tasks.subject import generation
 from tasks.trials import SEARCH, load_trials, plan_search
 
 PREPARED, FACTS, RATE = "prepared", "facts.json", "rate.json"
@@ -47,7 +47,7 @@ async def segment(run: Run) -> None:
             reference = await profile(run.data, run.settings, run.frozen)
             facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home, run.base)
             run.write(FACTS, facts.model_copy(update={"rates": rates}).model_dump_json().encode())
-        run.published = await asyncio.to_thread(_weights, run)
+        run.published = await asyncio.to_thread(generation, run, run.state.generation)
     if run.state.stage == "segment":
         run.save("allocate")
         spec = run.data.spec
@@ -79,10 +79,3 @@ async def _search(run: Run, rates: dict[str, float]) -> None:
 def stored_facts(run: Run) -> JobFacts:
     """What segment measured of this job."""
     return JobFacts.model_validate_json((run.folder / FACTS).read_bytes())
-
-
-def _weights(run: Run) -> Published:
-    kept = run.folder / f"weights-{run.state.generation}.bin"
-    if run.state.generation and kept.exists():
-        return Published.from_bytes(kept.read_bytes())
-    return Published(begin(run, run.data.spec))

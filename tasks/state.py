@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cloudlinkup.wire.hashes import sha256
 from cloudlinkup.wire.messages import Probe, Signed
 
 Stage = Literal["segment", "allocate", "lock", "rounds", "deliver", "settle", "done"]
@@ -119,7 +120,10 @@ class JobState(Kept):
     terms: Terms | None = None
     seats: list[Seat] = []
     round: int = 0  # last finished
-    counted: str = ""  # mark of the last round that this state counts, finished or not
+    counted: str = ""  # mark of the last round whose shards this state counts, finished or not
+    judged: str = ""  # mark of the last round whose audit it counts
+    worked: float = 0.0  # seconds spent on rounds: `Run.worked`
+    unpublished: bool = False  # the weights lost a late miss that was never published
     round_seconds: float = 0.0  # of work on that one, all stages (`Run.worked`)
     round_training: float = 0.0  # of which its longest shard
     round_began: float = 0.0  # what was worked before the round under way
@@ -194,6 +198,7 @@ class Entry(Kept):
     snapshot: bool
     max_segments: int
     planned_seconds: float
+    salt: str = ""  # of the rows that the order names
     outcome: Outcome = "ordered"
     reason: str = ""
     commit: Signed | None = None
@@ -201,6 +206,8 @@ class Entry(Kept):
     end_moments: str = ""  # where optimizer state is kept: of the shard's end, as the commit states it
     upload: str = ""  # SHA-256 of the plaintext update; its bytes are in the job's folder
     segments: int = 0
+    pace: float = 0.0  # seconds that so many steps should take at the least, over those that they took
+    void: str = ""  # why it cannot count, whatever its audit would say
     drawn: list[int] = []
     risk: list[str] = []  # what raised its audit above the default rate
     replayed: int = 0
@@ -214,9 +221,17 @@ class RoundState(Start):
     round: int
     stage: Literal["ordered", "trained", "committed", "verified", "awarded", "finished"] = "ordered"
     secret: str
+    generation: int = 0  # of the weights that its shards begin with
+    steps_before: int = 0  # of the job
     root: str = ""
     commit_slot: int = 0
+    ahead: bool = False  # its updates are in the weights before its audit ends, which runs beside the next round
     audit_bytes: int = 0
     audit_seconds: float = 0.0
     audit_segments: int = 0
     entries: list[Entry] = []
+
+    @property
+    def mark(self) -> str:
+        """What tells this round from another of the same number, which was lost: by that a state says it counts it."""
+        return sha256(bytes.fromhex(self.secret))[:16]

@@ -5,7 +5,7 @@ Orders, audits and gates ask this instead of the run, so that they are the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,8 @@ from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.spec import TrainingSpec
 from models.facts import JobFacts
-from tasks.state import Partition, Seat
+from tasks.initial import begin
+from tasks.state import Partition, RoundState, Seat
 
 if TYPE_CHECKING:
     from tasks.context import Run
@@ -40,6 +41,21 @@ def subject(run: Run, trial: int | None) -> Subject:
     if trial is None:
         return Subject(run.data.spec, run.weights, run.state.generation, frozen=run.frozen)
     return run.trials[trial]
+
+
+def as_begun(run: Run, round_: RoundState, trial: int | None) -> Subject:
+    """As the shards of `round_` began with it: of a round whose audit runs beside the next one, an earlier network."""
+    now = subject(run, trial)
+    if trial is not None or round_.generation == now.generation:
+        return now
+    return replace(now, published=generation(run, round_.generation), generation=round_.generation)
+
+
+def generation(run: Run, number: int) -> Published:
+    """The coordinator's weights as a round left them, from the job's folder; 0: as they began."""
+    if number == 0:
+        return Published(begin(run, run.data.spec))
+    return Published.from_bytes((run.folder / f"weights-{number}.bin").read_bytes())
 
 
 def partition(run: Run, seat: Seat, trial: int | None) -> Partition:

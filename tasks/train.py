@@ -1,4 +1,5 @@
-"""Stage *train*: sign one order a seat, raise the caps they may earn, send them all, keep what comes back."""
+"""Stages *order* and *train*: sign one order a seat and raise the caps they may earn; send them all and keep what comes
+back."""
 
 from __future__ import annotations
 
@@ -11,31 +12,38 @@ from prefect.cache_policies import NO_CACHE
 from cloudlinkup.crypto.seal import encrypt_blob
 from cloudlinkup.wire.hashes import sha256
 from models.plan import RoundPlan, SeatRound
-from tasks.awards import carried, read_job
+from tasks.awards import owed, read_job
 from tasks.context import Run
-from tasks.inclusion import hand_over_paths
+from tasks.inclusion import hand_over_open, hand_over_paths
 from tasks.newcomer import share_rows
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
 from tasks.pretrained import seal_frozen
+from tasks.rounds import keep_rows
 from tasks.state import Entry, RoundState, Seat, Start
-from tasks.subject import Subject, subject
+from tasks.subject import Subject, partition, subject
 
 
-@task(name="train", cache_policy=NO_CACHE)
-async def train_round(run: Run) -> None:
-    """Runs the round that `run.plan` describes, or takes up the one that was under way.
-
-    Raises ClusterLost when the scheduler is gone; contributors' faults are outcomes of their entries.
-    """
-    with run.timed("train"):
+@task(name="order", cache_policy=NO_CACHE)
+async def order_round(run: Run) -> None:
+    """Begins the round that `run.plan` describes, or takes up the one that was under way: nothing is sent yet."""
+    with run.timed("order"):
         if run.round is None:
             assert run.plan is not None
             await _begin(run, run.plan)
         assert run.round is not None
-        if run.round.stage != "ordered":
-            return
-        await _raise_caps(run, run.round)
+        if run.round.stage == "ordered":
+            await _raise_caps(run, run.round)
+
+
+@task(name="train", cache_policy=NO_CACHE)
+async def train_round(run: Run) -> None:
+    """Sends the round's orders. Raises ClusterLost when the scheduler is gone; contributors' faults are outcomes of
+    their entries."""
+    assert run.round is not None
+    if run.round.stage != "ordered":
+        return
+    with run.timed("train"):
         peers = await connected(run)
         await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
         await _drop_unbonded(run, run.round)
@@ -54,13 +62,20 @@ async def _begin(run: Run, plan: RoundPlan) -> None:
     """Publishes the weights, signs the orders and stores all of it before anything is sent."""
     await seal_frozen(run)
     common = Start() if run.job.search is not None else await _publish(run, subject(run, None))
-    round_ = RoundState(round=plan.round, secret=secrets.token_hex(32), **common.model_dump())
+    round_ = RoundState(
+        round=plan.round,
+        secret=secrets.token_hex(32),
+        generation=run.state.generation,
+        steps_before=run.state.steps_done,
+        **common.model_dump(),
+    )
     seats = {seat.seat: seat for seat in run.state.seats}
     for place in plan.seats:
         if place.twin is not None:
             share_rows(run, seats[place.seat], place.twin)
         start = None if place.trial is None else await _publish(run, subject(run, place.trial))
         round_.entries.append(_entry(run, round_, seats[place.seat], place, start))
+    await asyncio.to_thread(keep_rows, run, round_)
     run.state.round_began = run.worked()
     run.save()  # the attempts that the orders used up
     run.round = round_
@@ -112,6 +127,7 @@ def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound, start: St
         order=order,
         snapshot=not ((start or round_).delta_blob and has_base),
         max_segments=place.max_segments,
+        salt=partition(run, seat, place.trial).salt,
         planned_seconds=place.prediction.seconds * place.steps,
     )
     seat.attempts += 1
@@ -122,9 +138,7 @@ async def _raise_caps(run: Run, round_: RoundState) -> None:
     """Each seat's cap covers, on chain and before it works, what it has and what this round can earn it."""
     job, step = await read_job(run), int(run.state.plan["segment_steps"])
     caps = {
-        entry.seat: job.seats[entry.seat].awarded
-        + carried(run, entry.seat)
-        + entry.max_segments * step * run.state.price
+        entry.seat: job.seats[entry.seat].awarded + owed(run, entry.seat) + entry.max_segments * step * run.state.price
         for entry in round_.entries
     }
     run.sent("raise_caps", await run.ledger.raise_caps(run.operator, run.account, caps))
@@ -155,6 +169,7 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
     if peer is None or not peer.fits(seat):
         entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
         return
+    await hand_over_open(run, seat)
     offered = False
     while (bad := await send_order(run, round_, entry, peer, seat)) is not None:
         order = read_order(run, entry)

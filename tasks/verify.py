@@ -1,12 +1,14 @@
 """Stage *verify*: fold the roots, commit them on chain, draw the challenge from a later block, replay, judge.
 
 Order of effects: root and secret are stored, then `commit_round`; results are stored before any award is sent. The
-challenge is drawn at `confirmed` and held against the finalized chain before it counts.
+challenge is drawn at `confirmed` and held against the finalized chain before it counts. A round that goes ahead
+(`tasks/ahead`) is only committed at first, and judged beside the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,9 +17,11 @@ from cloudlinkup.errors import JobFailed, NotConfirmed
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
 from models.telemetry import Telemetry
+from tasks.ahead import goes_ahead
 from tasks.audit import Audit, audit_shard, tell_finished
 from tasks.context import Run
 from tasks.gate import suspicious
+from tasks.orders import read_order
 from tasks.state import Entry, RoundState
 
 FINAL_WAIT = 120.0  # seconds for a commitment to become final
@@ -25,24 +29,33 @@ POLL = 0.05
 
 
 @task(name="verify", cache_policy=NO_CACHE)
-async def verify_round(run: Run) -> None:
-    """Afterwards every entry is accepted, rejected, or was lost before it committed to anything."""
-    assert run.round is not None
+async def verify_round(run: Run, *, beside: bool = False) -> None:
+    """Afterwards every entry is accepted, rejected, or was lost before it committed to anything; a round that goes
+    ahead is committed on chain alone. `beside`: judges that one, which is open while the next is under way."""
+    round_ = run.open if beside else run.round
+    assert round_ is not None
     with run.timed("verify"):
-        if run.round.stage == "trained":
-            await _commit(run, run.round)
-        if run.round.stage == "committed":
-            await _judge(run, run.round)
+        if round_.stage == "trained":
+            await _commit(run, round_)
+        if round_.stage == "committed" and (beside or not round_.ahead):
+            odd = await asyncio.to_thread(suspicious, run, round_, committed(round_))
+            if not beside and goes_ahead(run, round_, odd):
+                round_.ahead = True
+                run.save_round(round_)
+            else:
+                await _judge(run, round_, odd)
     run.save()  # with the seconds that it took
-    taken = [entry for entry in run.round.entries if entry.outcome in ("accepted", "rejected")]
+    if round_.stage == "committed":
+        return
+    taken = [entry for entry in round_.entries if entry.outcome in ("accepted", "rejected")]
     run.event(
         "verified",
-        round=run.round.round,
+        round=round_.round,
         accepted=[entry.seat for entry in taken if entry.outcome == "accepted"],
         rejected={str(entry.seat): entry.reason for entry in taken if entry.outcome == "rejected"},
         replayed=sum(entry.replayed for entry in taken),
-        audit_seconds=round(run.round.audit_seconds, 3),
-        audit_bytes=run.round.audit_bytes,
+        audit_seconds=round(round_.audit_seconds, 3),
+        audit_bytes=round_.audit_bytes,
         risk={str(entry.seat): entry.risk for entry in taken if entry.risk},
     )
 
@@ -61,25 +74,32 @@ def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list
 
 async def _commit(run: Run, round_: RoundState) -> None:
     """Nothing is committed where nothing came: the round's number then stays free."""
+    for entry in committed(round_):
+        seat = run.state.seat(entry.seat)  # as the audit of the round before left it, which ended meanwhile
+        if seat.state == "rejected":
+            entry.outcome, entry.reason = "refused", "its work of the round before was rejected"
+        elif read_order(run, entry).moments not in (None, seat.moments):
+            entry.void = "it began with a state that it did not open"
     if not committed(round_):
         round_.stage = "verified"
-        run.save_round()
+        run.save_round(round_)
         return
     root = merkle.root(round_leaves(round_))
     round_.root = root.hex()
-    run.save_round()
+    run.save_round(round_)
     run.sent("commit_round", await run.ledger.commit_round(run.verifier, run.account, round_.round, root))
     job = await run.ledger.job(run.account)
     if job is None or job.round != round_.round or job.commit_root != root:
         raise JobFailed("the chain holds another commitment of this round")
     round_.commit_slot, round_.stage = job.commit_slot, "committed"
-    run.save_round()
+    run.save_round(round_)
 
 
-async def _judge(run: Run, round_: RoundState) -> None:
-    """Draws, replays, and repeats the draw in the (rare) case that the chain gave up the block it was drawn from."""
+async def _judge(run: Run, round_: RoundState, odd: Mapping[int, str]) -> None:
+    """Draws, replays, and repeats the draw in the (rare) case that the chain gave up the block it was drawn from.
+
+    `odd`: seats whose update a gate found odd, with the reason."""
     entries, leaves = committed(round_), round_leaves(round_)
-    odd = await asyncio.to_thread(suspicious, run, round_, entries)
     if odd:
         run.log.info("odd_updates", round=round_.round, seats={str(seat): why for seat, why in odd.items()})
     misses = await asyncio.gather(*(_misses(run, entry) for entry in entries))
@@ -102,7 +122,7 @@ async def _judge(run: Run, round_: RoundState) -> None:
     round_.audit_seconds = round(sum(audit.seconds for audit in audits), 4)
     round_.audit_segments = sum(audit.replayed for audit in audits)
     round_.stage = "verified"
-    run.save_round()
+    run.save_round(round_)
     rejected = [(e, a) for e, a in zip(entries, audits, strict=True) if e.outcome == "rejected"]
     await asyncio.gather(*(_tell_rejected(run, entry, audit) for entry, audit in rejected))
 
@@ -131,12 +151,12 @@ async def _final(run: Run, round_: RoundState, slot: int, block_hash: bytes) -> 
             break
         if asyncio.get_running_loop().time() > end:
             round_.stage = "trained"  # taken up again, it is committed again where the chain has given it up
-            run.save_round()
+            run.save_round(round_)
             raise NotConfirmed(f"the commitment of round {round_.round} did not become final in {FINAL_WAIT:g} s")
         await asyncio.sleep(POLL)
     if job.commit_slot != round_.commit_slot:
         round_.commit_slot = job.commit_slot
-        run.save_round()
+        run.save_round(round_)
         return False
     return (slot, block_hash) == await run.ledger.block_hash_at_or_after(
         round_.commit_slot + run.settings.challenge_delay, seconds=FINAL_WAIT

@@ -118,7 +118,7 @@ def check_spec(
     if needed > memory or call.partition.size > sealed_size(MAX_PARTITION):
         raise Refusal("memory", f"{needed} bytes are needed, {memory} are offered")
     kept = 4 * state_size(count) if spec.rounds == "kept" else 0
-    most = state_size(count) * (order.max_segments + 1) + kept
+    most = 2 * state_size(count) * (order.max_segments + 1) + kept  # the last round's states too: see `outdated_orders`
     if (on_disk := most + call.partition.size + 8 * count + frozen) > disk:
         raise Refusal("memory", f"{on_disk} bytes of disk are needed, {disk} are free")
     _check_weights_ref(call, count)

@@ -176,10 +176,12 @@ class JobFiles:
         found = next(self.root.glob(f"*/orders/{order}"), None)
         return OrderFolder(found) if found is not None and (found / "ack.json").exists() else None
 
-    def older_orders(self, order: Order) -> list[OrderFolder]:
-        """The same seat's orders of earlier rounds."""
+    def outdated_orders(self, order: Order) -> list[OrderFolder]:
+        """The same seat's orders of earlier rounds, but for the last of these: its audit may run beside this one."""
         folders = [OrderFolder(p) for p in (self.job(order.job_id) / "orders").glob("*") if (p / "ack.json").exists()]
-        return [f for f in folders if (o := f.order()).seat == order.seat and o.round < order.round]
+        earlier = [(o.round, f) for f in folders if (o := f.order()).seat == order.seat and o.round < order.round]
+        last = max((number for number, _ in earlier), default=0)
+        return [folder for number, folder in earlier if number < last]
 
     def record(self, job_id: str, seat: int) -> SeatRecord | None:
         """Raises ProtocolError when our own file is damaged: better no work than unpaid work."""

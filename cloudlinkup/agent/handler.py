@@ -180,7 +180,7 @@ class Handler:
         for other in list(self._running.values()):  # an earlier attempt at the same seat is no longer wanted
             if (other.order.job_id, other.order.seat) == (order.job_id, order.seat):
                 other.stop.abandon()
-        for older in self._files.older_orders(order):
+        for older in self._files.outdated_orders(order):
             await asyncio.to_thread(older.forget_states)
         record = self._files.record(order.job_id, order.seat) or SeatRecord(
             job=order.job,
@@ -374,7 +374,8 @@ class Handler:
             raise ContributorRefused("inclusion", "our root is not in the round that the chain shows")
         start = await asyncio.to_thread(inputs.start_moments, order, self._files)
         reply = await openings.open_states(folder, order, call, done.segments, io, start)
-        self._unaudited.discard(call.order)
+        if not call.more:
+            self._unaudited.discard(call.order)
         return reply
 
     async def finish(self, call: FinishCall) -> None:

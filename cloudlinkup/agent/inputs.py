@@ -126,7 +126,7 @@ async def open_frozen_weights(
     return found
 
 
-KEEP_MOMENTS = 2  # what the present order began with too, until the next one comes
+KEEP_MOMENTS = 3  # also what the present order and the one before began with: that one's audit may be under way
 
 
 async def open_moments(order: Order, count: int, files: JobFiles) -> bytes | None:

@@ -99,7 +99,10 @@ class PathStep(Packed):
 
 
 class ChallengeCall(Packed):
-    """After commit_round: the round's root and this seat's path to it; segments whose before-state is to be opened."""
+    """After commit_round: the round's root and this seat's path to it; segments whose before-state is to be opened.
+
+    `more`: the path alone, ahead of the next order; the audit of this one is still to come.
+    """
 
     order: Hex32
     round: U32
@@ -108,6 +111,7 @@ class ChallengeCall(Packed):
     path: Annotated[tuple[PathStep, ...], Field(max_length=16)]
     open: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]  # before-state of these segments
     after: bool = False  # after-states too: only once a replay has missed
+    more: bool = False
 
 
 class Opening(Packed):

@@ -154,7 +154,9 @@ class Flow:
         blob = await self.store.get(JOB_ID, ref.sha256, ref.size)
         return decrypt_blob(blob, open_key(ref.sealed_key, self.result, context), 10**7)
 
-    def challenge(self, signed: Signed, commit: Commit, *, open: tuple[int, ...] = (), after: bool = False):
+    def challenge(
+        self, signed: Signed, commit: Commit, *, open: tuple[int, ...] = (), after: bool = False, more: bool = False
+    ) -> ChallengeCall:
         """Folds the round's tree (this seat and another's) and puts its root on chain."""
         order = Order.model_validate_json(signed.text)
         leaves = [seat_leaf(0, bytes(32)), seat_leaf(order.seat, bytes.fromhex(commit.root)), secret_leaf(b"s" * 32)]
@@ -168,6 +170,7 @@ class Flow:
             path=tuple(PathStep(left=left, hash=h) for left, h in merkle.path(leaves, 1)),
             open=open,
             after=after,
+            more=more,
         )
 
     def challenge_request(self, call: ChallengeCall) -> CallRequest:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,8 +154,25 @@ async def test_delta_builds_on_the_kept_weights(desk: Desk) -> None:
     flow.accepted(ack, second)
     assert reply2 is not None
     assert commit_of(flow, reply2).root == merkle.root(honest(flow, second)[1]).hex()
-    assert not list((desk.jobs / JOB_ID / "orders" / signed.hash.hex()).glob("state-*"))  # of the round before
     assert len(list((desk.jobs / JOB_ID).glob("weights-*"))) == 2
+
+
+async def test_the_last_rounds_states_are_kept_for_an_audit_beside_this_one(desk: Desk) -> None:
+    orders = []
+    for number in (1, 2, 3):
+        signed, _, reply = await desk.order(round=number)
+        await desk.challenge(desk.flow.challenge(signed, commit_of(desk.flow, reply), more=True))
+        assert desk.handler.awaits_audit
+        desk.flow.chain.job.seats[SEAT].awarded = 4 * number * STEPS * PAY
+        orders.append((signed, reply))
+    assert [len(states_of(desk, signed)) > 0 for signed, _ in orders] == [False, True, True]
+    desk.flow.chain.job.round = 2
+    shown = await desk.challenge(desk.flow.challenge(orders[1][0], commit_of(desk.flow, orders[1][1]), open=(2,)))
+    assert [opening.at for opening in shown.openings] == [1]
+
+
+def states_of(desk: Desk, signed: Signed) -> list[Path]:
+    return list((desk.jobs / JOB_ID / "orders" / signed.hash.hex()).glob("state-*"))
 
 
 async def test_an_order_sealed_to_the_sealing_key_before_the_present_one(desk: Desk) -> None:

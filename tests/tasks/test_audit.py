@@ -13,6 +13,7 @@ from cloudlinkup.verify.evidence import recheck
 from cloudlinkup.verify.rates import rate
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, ChallengeReply, Opening
 from cloudlinkup.wire.hashes import challenge_seed
+from models.correction import Correction
 from tasks import audit
 from tasks.calibrated import replay_classes
 from tasks.segment import FACTS, stored_facts
@@ -167,13 +168,15 @@ async def test_what_is_known_of_a_contributor_raises_its_rate(rig: Rig):
     rig.run.state.terms = rig.run.state.terms.model_copy(update={"budget": 10**9})  # type: ignore[union-attr]
     for seat in rig.run.state.seats:
         seat.rounds_done = 1
-    for entry in entries:
-        entry.seconds = 0.01 * entry.segments * STEP  # as predicted
     one, two = entries
+    low = Correction(**rig.run.state.seats[0].belief).prediction.low
+    paces = [low * entry.segments * STEP / entry.seconds for entry in entries]
+    assert [entry.pace for entry in entries] == pytest.approx(paces)
+    one.pace = two.pace = 0.9  # as predicted
     known = await rig.audit(one)
     assert known.accepted and not known.risk and 1 <= len(known.drawn) <= 2
     assert known.seconds > 0
-    two.seconds /= 10
+    two.pace *= 10
     hasty = await rig.audit(two)
     assert hasty.accepted and len(hasty.drawn) >= 3 and "faster" in hasty.risk[0]
     rig.run.state.seats[0].unopened = 3

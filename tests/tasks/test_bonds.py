@@ -23,7 +23,7 @@ from tasks.context import Run
 from tasks.escrow import dispute_window, escrow_lock, write_seats
 from tasks.release import dispute_rejected, release
 from tasks.settle import _wait_and_pay
-from tasks.train import train_round
+from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
@@ -72,6 +72,7 @@ async def trained(rig: Rig) -> list[str]:
     """Round 1 as `train` and `verify` run it; the outcomes by seat."""
     run = rig.run
     await rig.begin(segments=3)
+    await order_round.fn(run)
     await train_round.fn(run)
     await verify_round.fn(run)
     assert run.round is not None
@@ -153,7 +154,7 @@ async def test_the_bond_of_a_cheat_is_held_and_lost_by_a_ruling(job: Run, rig: R
     fee = PAY * platform.fee_bps // 10_000
     assert await job.ledger.free_balance(job.owner, job.mint) == free + terms.budget - PAY - fee + 4_000
     assert [event.kind for event in job.store.events(job.request_id)].count("disputed") == 1
-    await dispute_rejected(job)  # the job is over: there is nothing to hold any more
+    await dispute_rejected(job, job.round)  # the job is over: there is nothing to hold any more
 
 
 @pytest.mark.parametrize(

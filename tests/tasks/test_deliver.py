@@ -10,7 +10,7 @@ import pandas as pd
 from cloudlinkup import load_model
 from cloudlinkup.training.evaluate import score
 from tasks.deliver import deliver
-from tasks.rebalance import _advance, _learn
+from tasks.rebalance import _advance, _learn, _tally
 from tests.tasks.conftest import Rig
 
 
@@ -25,6 +25,7 @@ async def test_a_job_that_ended_early_delivers_what_its_rounds_trained(rig: Rig)
     for entry in entries:
         entry.outcome = "accepted"
         _learn(run, entry, 0.0)
+        _tally(run, entry)
     assert run.round is not None
     _advance(run, run.round)
     run.state.round, run.state.ended_early = 1, "the budget is spent: what was trained so far is delivered"

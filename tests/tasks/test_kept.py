@@ -23,7 +23,7 @@ from tasks import audit
 from tasks.audit import kept_moments
 from tasks.context import Run
 from tasks.orders import read_order
-from tasks.rebalance import _advance, _learn
+from tasks.rebalance import _advance, _learn, _tally
 from tasks.state import Entry
 from tests.tasks.conftest import STEP, Rig
 
@@ -50,6 +50,7 @@ async def judged(rig: Rig, number: int, *, whole: bool = False) -> list[Entry]:
     _advance(run, run.round)
     for entry in entries:
         _learn(run, entry, 0.0)
+        _tally(run, entry)
     for seat in rig.chain.job.seats:
         seat.awarded += SEGMENTS * STEP * run.state.price
     run.state.round, run.round = number, None
@@ -134,6 +135,7 @@ async def test_forged_moments_at_the_start_are_caught_and_proved(kept: Rig) -> N
     assert not recheck(folder).confirmed
     entry.outcome = "rejected"
     _learn(kept.run, entry, 0.0)
+    _tally(kept.run, entry)
     assert kept.run.state.seat(entry.seat).moments == ""
 
 

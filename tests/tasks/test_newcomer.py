@@ -19,11 +19,11 @@ from models.telemetry import Telemetry
 from tasks import rounds
 from tasks.awards import read_job
 from tasks.orders import read_order, update_name
-from tasks.rebalance import _count
+from tasks.rebalance import _count, _count_audit
 from tasks.release import release
 from tasks.rounds import next_round
 from tasks.state import JobState, RoundState
-from tasks.train import _begin, train_round
+from tasks.train import _begin, order_round, train_round
 from tasks.verify import verify_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
@@ -75,11 +75,13 @@ async def whole_round(rig: Rig) -> RoundState:
     """One round as the flow runs it, up to what it adds to the job's state."""
     run = rig.run
     assert await next_round(run)
+    await order_round.fn(run)
     await train_round.fn(run)
     await verify_round.fn(run)
     await release.fn(run)
     round_ = entries(rig)
     await _count(run, round_)
+    await _count_audit(run, round_)
     run.round = None
     return round_
 
@@ -133,6 +135,7 @@ async def test_it_stands_in_for_its_partner_and_takes_its_place(market: Rig) -> 
     del market.cluster.by_agent[run.state.seat(twin).agent]
     assert await next_round(run) and run.plan is not None
     assert {s.seat for s in run.plan.seats} == {2, 1 - twin}, "measured, so it takes the place that is free"
+    await order_round.fn(run)
     await train_round.fn(run)
     assert {e.seat: e.outcome for e in entries(market).entries} == {2: "committed", 1 - twin: "committed"}
 
@@ -140,6 +143,7 @@ async def test_it_stands_in_for_its_partner_and_takes_its_place(market: Rig) -> 
 async def test_who_cheats_in_it_is_not_paid_and_never_asked_again(market: Rig) -> None:
     run = market.run
     assert await next_round(run)
+    await order_round.fn(run)
     await train_round.fn(run)
     new = entries(market).entries[-1]
     path = run.folder / update_name(entries(market).round, 2)
@@ -149,6 +153,7 @@ async def test_who_cheats_in_it_is_not_paid_and_never_asked_again(market: Rig) -
     await release.fn(run)
     round_ = entries(market)
     await _count(run, round_)
+    await _count_audit(run, round_)
     run.round = None
     assert (await read_job(run)).seats[2].awarded == 0
     del market.cluster.by_agent[run.state.seat(0).agent]
@@ -165,6 +170,7 @@ async def test_killed_after_the_orders_it_goes_on_with_the_same_shard(market: Ri
     assert state is not None
     run.state, run.round = JobState.model_validate_json(state), RoundState.model_validate_json(stored[-1])
     assert await next_round(run)
+    await order_round.fn(run)
     await train_round.fn(run)
     await verify_round.fn(run)
     found = entries(market).entries

@@ -9,7 +9,7 @@ import numpy as np
 from cloudlinkup import load_model
 from cloudlinkup.training.outer import Published
 from tasks.deliver import deliver
-from tasks.rebalance import _advance, _learn
+from tasks.rebalance import _advance, _learn, _tally
 from tasks.rounds import next_round
 from tests.tasks.conftest import JOB, Rig
 
@@ -19,6 +19,7 @@ async def one_round(rig: Rig, number: int) -> None:
     for entry in await rig.train(number=number):
         entry.outcome = "accepted"
         _learn(run, entry, 0.0)
+        _tally(run, entry)
     assert run.round is not None
     _advance(run, run.round)
     run.state.round, run.round = number, None

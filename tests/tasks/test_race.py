@@ -21,10 +21,10 @@ from cloudlinkup.types import JobSpec
 from models.plan import PlannedSeat
 from tasks import rounds
 from tasks.context import Run
-from tasks.rebalance import _learn
+from tasks.rebalance import _learn, _tally
 from tasks.rounds import next_round
 from tasks.state import JobState
-from tasks.train import train_round
+from tasks.train import order_round, train_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
 from tests.tasks.test_ending import PLAN, lock
@@ -71,12 +71,14 @@ async def pilot(rig: Rig) -> None:
     run = rig.run
     assert await next_round(run) and run.plan is not None
     assert {s.seat: s.max_segments for s in run.plan.seats} == dict.fromkeys(SECONDS, PILOT)
+    await order_round.fn(run)
     await train_round.fn(run)
     assert run.round is not None
     for entry in run.round.entries:
         assert entry.outcome == "committed", entry.reason
         entry.outcome, entry.seconds = "accepted", SECONDS[entry.seat]
         _learn(run, entry, 0.0)
+        _tally(run, entry)
     run.state.round, run.state.steps_done, run.round = 1, 4 * PILOT * STEP, None
     run.save()
 
@@ -107,6 +109,7 @@ async def test_the_best_are_kept_once_and_the_others_come_back(race: Rig) -> Non
     race.cluster.by_agent[run.state.seat(1).agent] = gone
     assert await next_round(run)
     assert {s.seat for s in run.state.active()} == {0, 2}, "its place is taken"
+    await order_round.fn(run)
     await train_round.fn(run)
     assert run.round is not None
     assert {e.seat: e.outcome for e in run.round.entries} == {0: "committed", 2: "committed"}, (

@@ -27,7 +27,7 @@ async def test_a_kill_between_the_two_writes_counts_no_fault_twice(rig: Rig, mon
     round_ = run.round
     assert round_ is not None
 
-    def killed() -> None:
+    def killed(_: object) -> None:
         raise _Killed
 
     monkeypatch.setattr(run, "save_round", killed)
@@ -53,8 +53,7 @@ def test_a_time_that_is_none_is_still_above_zero() -> None:
 async def test_what_passed_between_two_runs_of_a_job_is_no_rounds_time(rig: Rig) -> None:
     """Else a job that crashed in its pilot would take its rounds for slow, and end itself as late."""
     run = rig.run
-    run.state.stage_seconds = {"segment": 100.0, "plan": 50.0, "train": 5.0, "verify": 2.0}
-    assert run.worked() == 7.0
+    run.state.worked = 7.0
     await rig.begin()
     assert run.state.round_began == 7.0
     run.save()
@@ -64,3 +63,24 @@ async def test_what_passed_between_two_runs_of_a_job_is_no_rounds_time(rig: Rig)
         assert again.worked() > 7.0
     with again.timed("segment"):
         assert 7.0 <= again.worked() == again.worked() < 8.0
+
+
+async def test_stages_of_two_rounds_at_once_take_their_time_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, now = rig.run, [0.0]
+    monkeypatch.setattr("tasks.context.time.monotonic", lambda: now[0])
+    with run.timed("train"):
+        now[0] = 2.0
+        with run.timed("verify"):
+            now[0] = 5.0
+            assert run.worked() == 5.0
+        now[0] = 6.0
+    assert run.worked() == run.state.worked == 6.0
+    verify = run.timed("verify")
+    verify.__enter__()
+    now[0] = 7.0
+    with run.timed("train"):
+        now[0] = 9.0
+        verify.__exit__(None, None, None)
+        now[0] = 10.0
+        assert run.worked() == 10.0
+    assert run.worked() == 10.0 and run.state.stage_seconds == {"train": 9.0, "verify": 6.0}

@@ -12,7 +12,7 @@ from cloudlinkup.training.quantize import quantise
 from cloudlinkup.training.rollback import MOST
 from tasks.deliver import facts
 from tasks.orders import read_order, update_name
-from tasks.rebalance import _advance, _learn
+from tasks.rebalance import _advance, _learn, _tally
 from tests.tasks.conftest import STEP, Rig
 
 SEGMENTS = 3
@@ -32,6 +32,7 @@ async def one_round(rig: Rig, number: int, poison: float | None = None) -> None:
     _advance(run, run.round)
     for entry in run.round.entries:
         _learn(run, entry, 0.0, rolled_back=number in run.state.rolled_back)
+        _tally(run, entry)
     for seat in rig.chain.job.seats:
         seat.awarded += SEGMENTS * STEP * run.state.price
     run.state.round = number

@@ -25,6 +25,7 @@ from flows.sweep_escrows import sweep_escrows
 from tasks.context import Run
 from tasks.escrow import uuid7
 from tasks.release import dispute_rejected
+from tasks.state import RoundState
 from tasks.sweep import line, summary
 
 if TYPE_CHECKING:
@@ -171,11 +172,11 @@ async def test_a_rejection_disputes_what_is_immature_of_that_wallet(ledger: Ledg
         event=lambda kind, **data: events.append((kind, data)),
     )
     for _ in range(2):
-        await dispute_rejected(cast(Run, run))
+        await dispute_rejected(cast(Run, run), cast(RoundState, run.round))
     assert events == [("dispute", {"count": 1}), ("disputed", {"round": 2, "seats": {"1": "400"}})], "once"
     after = await ledger.job(job)
     assert after is not None and [bool(seat.disputed_at) for seat in after.seats] == [False, True]
     stage.chain.warp(2 * WINDOW)
     run.round.entries = [SimpleNamespace(seat=0, outcome="rejected")]
-    await dispute_rejected(cast(Run, run))
+    await dispute_rejected(cast(Run, run), cast(RoundState, run.round))
     assert len(events) == 2, "what has matured stays payable"

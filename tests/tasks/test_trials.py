@@ -24,7 +24,7 @@ from tasks.context import Run
 from tasks.deliver import deliver
 from tasks.gate import suspicious
 from tasks.orders import read_order, update_name
-from tasks.rebalance import _learn
+from tasks.rebalance import _learn, _tally
 from tasks.rounds import _deal
 from tasks.segment import FACTS
 from tasks.subject import trial_rows
@@ -91,6 +91,7 @@ async def end(rig: Rig, *, learn: bool = True) -> None:
         rig.chain.job.seats[entry.seat].awarded += entry.segments * 10 * run.state.price
         if learn:
             _learn(run, entry, 0.0)
+            _tally(run, entry)
     advance_trials(run, run.round)
     run.state.round = run.round.round
     run.save()

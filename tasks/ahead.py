@@ -1,0 +1,105 @@
+"""A round that goes ahead: its updates enter the weights at once, and its audit runs beside the next round's training.
+
+Training then waits neither for replays nor for the chain's finality. In the order of what happens to such a round r:
+it is committed on chain; its updates are averaged, and the next orders go out with the paths to its root; beside their
+training it is judged, awarded and counted; only then is r + 1 committed, as the program takes awards for the latest
+commitment alone. What its audit does not accept is taken out again: the weights become what they would be without it,
+and the next round's updates are added to that. Those had begun with the worse weights; that is the price.
+
+A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait. So
+does a round with somebody in it that has no verified round in this job, or with an update that a gate finds odd:
+whoever is likeliest to cheat is in no model before its audit. The last round waits as well, and a search's waves do,
+since a training there goes on from its own last state.
+Whoever did not open the state that its next shard began with (kept optimizer state) is not paid for that either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import numpy as np
+
+from cloudlinkup.training.aggregate import aggregate
+from cloudlinkup.training.outer import Published
+from cloudlinkup.training.quantize import dequantise
+from cloudlinkup.training.schedule import outer_momentum
+from tasks.context import Run
+from tasks.newcomer import one_of_each
+from tasks.orders import update_name
+from tasks.state import Entry, RoundState
+from tasks.subject import generation
+
+LONGEST = 300.0  # seconds of training: half of what contributors credit (agent/checks.CREDIT_SECONDS)
+
+
+def goes_ahead(run: Run, round_: RoundState, odd: Mapping[int, str]) -> bool:
+    """Whether the round's audit may run beside the next one. `odd`: seats whose update a gate found odd."""
+    if run.job.search is not None or odd:
+        return False
+    inside = [entry for entry in round_.entries if entry.outcome == "committed"]
+    step = int(run.state.plan["segment_steps"])
+    done = run.state.steps_done + step * sum(entry.segments for entry in inside)
+    known = all(run.state.seat(entry.seat).rounds_done > 0 for entry in inside)
+    short = max((entry.seconds for entry in inside), default=0.0) <= LONGEST
+    return known and short and run.state.total_steps - done >= step
+
+
+def counts(entry: Entry) -> bool:
+    """Whether its update is in the weights: verified, or of a round that goes ahead."""
+    return entry.outcome in ("committed", "accepted") and not entry.void
+
+
+def averaged(run: Run, round_: RoundState, entries: list[Entry]) -> np.ndarray:
+    """The round's update, fp32 (parameters,): of these entries, by their steps."""
+    size, step = run.weights.weights.size, int(run.state.plan["segment_steps"])
+    updates = {
+        entry.seat: (
+            dequantise((run.folder / update_name(round_.round, entry.seat)).read_bytes(), size),
+            entry.segments * step,
+        )
+        for entry in entries
+    }
+    return aggregate(updates).update
+
+
+def momentum(run: Run, steps_before: int) -> float:
+    """Of the outer step of a round that began after so many of the job's steps."""
+    return outer_momentum(run.data.spec, steps_before / run.state.total_steps)
+
+
+def take_out(run: Run, round_: RoundState) -> None:
+    """The weights without what the audit of `round_`, which went ahead, did not accept; where it accepted all, nothing.
+
+    What contributors hold stays what it is: the next round's delta leads them from there.
+    """
+    gone = [entry for entry in round_.entries if entry.commit is not None and entry.outcome != "accepted"]
+    gone = [entry for entry in gone if not entry.void]
+    if not gone or round_.round in run.state.rolled_back:
+        return
+    step = int(run.state.plan["segment_steps"])
+    kept = one_of_each([entry for entry in round_.entries if entry.outcome == "accepted"])
+    before, now = generation(run, round_.generation), run.weights
+    if kept:
+        with suppress(ValueError):  # it diverges without them: then it is as if the round had not been
+            before.step(averaged(run, round_, kept), momentum(run, round_.steps_before))
+    run.published = Published(before.weights, now.published, now.rounds, before.velocity)
+    run.write(f"weights-{now.rounds}.bin", run.published.to_bytes())
+    run.state.steps_done = round_.steps_before + step * sum(entry.segments for entry in kept)
+    run.state.unpublished = True
+    if run.state.best_generation == run.state.generation:
+        run.state.best_score, run.state.best_generation = None, 0
+    run.event("taken_out", round=round_.round, seats={str(entry.seat): entry.reason for entry in gone})
+
+
+def give_up(run: Run) -> None:
+    """The open round of a job that failed: what was not awarded is not in the weights either."""
+    round_ = run.open
+    if round_ is None or round_.stage == "awarded":
+        return
+    for entry in round_.entries:
+        if counts(entry):
+            entry.outcome, entry.reason = "lost", "the job failed before its award"
+    take_out(run, round_)
+    run.save_round(round_)
+    run.open = None
