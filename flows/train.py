@@ -54,8 +54,7 @@ async def _stages(run: Run) -> None:
             await order_round(run)
             await _both(train_round(run), close_round(run))
             await verify_round(run)
-            if run.round is not None and not run.round.ahead:
-                await release(run)
+            await release(run)
             await rebalance(run)
         await close_round(run)
     await deliver(run)

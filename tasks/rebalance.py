@@ -23,13 +23,13 @@ from tasks.ahead import averaged, counts, momentum, take_out
 from tasks.context import Run
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
-from tasks.release import release
+from tasks.release import award_entries
 from tasks.rounds import rows_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
 from tasks.subject import subject
 from tasks.trials import advance_trials
-from tasks.verify import verify_round
+from tasks.verify import verify_entries
 
 HANDLING = 0.1  # seconds of a shard that the gateway's clock cannot tell from training: upload, scheduling, warm-up
 
@@ -72,14 +72,15 @@ async def rebalance(run: Run) -> None:
     )
 
 
+@task(name="audit", cache_policy=NO_CACHE)
 async def close_round(run: Run) -> None:
     """Judges, awards and ends the round that went ahead, where there is one; run beside the next one's training."""
     round_ = run.open
     if round_ is None:
         return
-    await verify_round(run, beside=True)
+    await verify_entries(run, round_, beside=True)
     try:
-        await release(run, beside=True)
+        await award_entries(run, round_)
     except ProgramError as error:
         if error.name != "JobEnded":
             raise

@@ -19,11 +19,17 @@ from tasks.state import RoundState
 
 
 @task(name="release", cache_policy=NO_CACHE)
-async def release(run: Run, *, beside: bool = False) -> None:
-    """Every seat's verified steps of this round times the price, on top of what the chain has awarded it. `beside`: of
-    the open one instead. Raises ProgramError (JobEnded) when the deadline passed before it."""
-    round_ = run.open if beside else run.round
-    assert round_ is not None
+async def release(run: Run) -> None:
+    """For the round under way, unless it goes ahead: `award_entries`."""
+    assert run.round is not None
+    await award_entries(run, run.round)
+
+
+async def award_entries(run: Run, round_: RoundState) -> None:
+    """Every seat's verified steps of this round times the price, on top of what the chain has awarded it.
+
+    Raises ProgramError (JobEnded) when the deadline passed before it.
+    """
     if round_.stage != "verified":
         return
     with run.timed("release"):

@@ -29,11 +29,15 @@ POLL = 0.05
 
 
 @task(name="verify", cache_policy=NO_CACHE)
-async def verify_round(run: Run, *, beside: bool = False) -> None:
+async def verify_round(run: Run) -> None:
     """Afterwards every entry is accepted, rejected, or was lost before it committed to anything; a round that goes
-    ahead is committed on chain alone. `beside`: judges that one, which is open while the next is under way."""
-    round_ = run.open if beside else run.round
-    assert round_ is not None
+    ahead is committed on chain alone."""
+    assert run.round is not None
+    await verify_entries(run, run.round)
+
+
+async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) -> None:
+    """`beside`: judges the round that went ahead, while the next one is under way."""
     with run.timed("verify"):
         if round_.stage == "trained":
             await _commit(run, round_)
