@@ -6,11 +6,15 @@ training it is judged, awarded and counted; only then is r + 1 committed, as the
 commitment alone. What its audit does not accept is taken out again: the weights become what they would be without it,
 and the next round's updates are added to that. Those had begun with the worse weights; that is the price.
 
-A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait. So
-does a round with somebody in it that has no verified round in this job, or with an update that a gate finds odd:
+A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait for
+their audit, and so do rounds of somebody with a gap in its awards (it did not open once, or a dispute holds them back).
+A round waits too with somebody in it that has no verified round in this job, or with an update that a gate finds odd:
 whoever is likeliest to cheat is in no model before its audit. The last round waits as well, and a search's waves do,
 since a training there goes on from its own last state.
-Whoever did not open the state that its next shard began with (kept optimizer state) is not paid for that either.
+
+Whoever did not open the optimizer state that its next shard began with (where it is kept) is not paid for that shard
+either: nobody ever looked at that state. That makes two faults in a row, and two rounds without an award are more than
+it credits, so it gets no further order then.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ def goes_ahead(run: Run, round_: RoundState, odd: Mapping[int, str]) -> bool:
     inside = [entry for entry in round_.entries if entry.outcome == "committed"]
     step = int(run.state.plan["segment_steps"])
     done = run.state.steps_done + step * sum(entry.segments for entry in inside)
-    known = all(run.state.seat(entry.seat).rounds_done > 0 for entry in inside)
+    seats = [run.state.seat(entry.seat) for entry in inside]
+    known = all(seat.rounds_done > 0 and not seat.unopened for seat in seats) and not run.state.awards
     short = max((entry.seconds for entry in inside), default=0.0) <= LONGEST
     return known and short and run.state.total_steps - done >= step
 
@@ -73,23 +78,26 @@ def take_out(run: Run, round_: RoundState) -> None:
 
     What contributors hold stays what it is: the next round's delta leads them from there.
     """
-    gone = [entry for entry in round_.entries if entry.commit is not None and entry.outcome != "accepted"]
-    gone = [entry for entry in gone if not entry.void]
+    inside = [entry for entry in round_.entries if entry.commit is not None and not entry.void]
+    kept = [entry for entry in inside if entry.outcome == "accepted"]
+    gone = [entry for entry in inside if entry not in kept]
     if not gone or round_.round in run.state.rolled_back:
         return
-    step = int(run.state.plan["segment_steps"])
-    kept = one_of_each([entry for entry in round_.entries if entry.outcome == "accepted"])
     before, now = generation(run, round_.generation), run.weights
     if kept:
         with suppress(ValueError):  # it diverges without them: then it is as if the round had not been
-            before.step(averaged(run, round_, kept), momentum(run, round_.steps_before))
+            before.step(averaged(run, round_, one_of_each(kept)), momentum(run, round_.steps_before))
     run.published = Published(before.weights, now.published, now.rounds, before.velocity)
     run.write(f"weights-{now.rounds}.bin", run.published.to_bytes())
-    run.state.steps_done = round_.steps_before + step * sum(entry.segments for entry in kept)
+    run.state.steps_done += _steps(run, kept) - _steps(run, inside)
     run.state.unpublished = True
     if run.state.best_generation == run.state.generation:
         run.state.best_score, run.state.best_generation = None, 0
     run.event("taken_out", round=round_.round, seats={str(entry.seat): entry.reason for entry in gone})
+
+
+def _steps(run: Run, entries: list[Entry]) -> int:
+    return int(run.state.plan["segment_steps"]) * sum(entry.segments for entry in one_of_each(entries))
 
 
 def give_up(run: Run) -> None:

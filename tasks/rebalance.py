@@ -49,7 +49,9 @@ async def rebalance(run: Run) -> None:
         if run.state.counted != round_.mark:
             await _count(run, round_)
             run.state.counted = round_.mark
-            if not round_.ahead:
+            if round_.ahead:
+                run.save_round(round_)
+            else:
                 await _count_audit(run, round_)
             run.save()
         if round_.ahead:
@@ -134,6 +136,7 @@ def _advance(run: Run, round_: RoundState) -> None:
     published, step = run.weights, int(run.state.plan["segment_steps"])
     held = run.data.holdout_features, run.data.holdout_targets
     taken = one_of_each([entry for entry in round_.entries if counts(entry)])
+    round_.steps_before = run.state.steps_done
     if taken:
         base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
         delta, why = b"", ""

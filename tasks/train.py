@@ -66,7 +66,6 @@ async def _begin(run: Run, plan: RoundPlan) -> None:
         round=plan.round,
         secret=secrets.token_hex(32),
         generation=run.state.generation,
-        steps_before=run.state.steps_done,
         **common.model_dump(),
     )
     seats = {seat.seat: seat for seat in run.state.seats}

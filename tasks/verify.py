@@ -82,6 +82,7 @@ async def _commit(run: Run, round_: RoundState) -> None:
         seat = run.state.seat(entry.seat)  # as the audit of the round before left it, which ended meanwhile
         if seat.state == "rejected":
             entry.outcome, entry.reason = "refused", "its work of the round before was rejected"
+            entry.void = entry.reason
         elif read_order(run, entry).moments not in (None, seat.moments):
             entry.void = "it began with a state that it did not open"
     if not committed(round_):
