@@ -65,7 +65,7 @@ def averaged(run: Run, round_: RoundState, entries: list[Entry]) -> np.ndarray:
         )
         for entry in entries
     }
-    return aggregate(updates).update
+    return aggregate(updates, {seat: run.state.seat(seat).wallet for seat in updates}).update
 
 
 def momentum(run: Run, steps_before: int) -> float:

@@ -78,9 +78,10 @@ def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list
 
 async def _commit(run: Run, round_: RoundState) -> None:
     """Nothing is committed where nothing came: the round's number then stays free."""
+    gone = run.state.rejected_wallets()
     for entry in committed(round_):
         seat = run.state.seat(entry.seat)  # as the audit of the round before left it, which ended meanwhile
-        if seat.state == "rejected":
+        if seat.wallet in gone:
             entry.outcome, entry.reason = "refused", "its work of the round before was rejected"
             entry.void = entry.reason
         elif read_order(run, entry).moments not in (None, seat.moments):
