@@ -21,9 +21,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import psutil
 from pydantic import ValidationError
@@ -67,6 +68,11 @@ class SeatRecord(Frozen):
 
     def find(self, order: str) -> Delivered | None:
         return next((d for d in self.done if d.order == order), None)
+
+    def noted(self, order: str, **facts: bool) -> SeatRecord:
+        """With these facts of a result that is in here."""
+        found = self.find(order)
+        return self if found is None else self.with_done(found.model_copy(update=facts))
 
 
 def write(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -164,6 +170,7 @@ class JobFiles:
     """`root` is the contributor's ``jobs`` folder. Job ids and hashes come from checked documents only."""
 
     root: Path
+    _changing: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def job(self, job_id: str) -> Path:
         return self.root / job_id
@@ -205,6 +212,13 @@ class JobFiles:
 
     def save_record(self, record: SeatRecord) -> None:
         write(self._record(record.job_id, record.seat), record.model_dump_json().encode())
+
+    def change_record(self, job_id: str, seat: int, change: Callable[[SeatRecord], SeatRecord]) -> None:
+        """Changes what is kept of a seat; a shard that ends and a challenge may both want to, at the same moment."""
+        with self._changing:
+            record = self.record(job_id, seat)
+            assert record is not None, "it is kept since the seat's first order"
+            self.save_record(change(record))
 
     def _record(self, job_id: str, seat: int) -> Path:
         return self.job(job_id) / f"seat-{seat}.json"

@@ -182,14 +182,15 @@ class Handler:
                 other.stop.abandon()
         for older in self._files.outdated_orders(order):
             await asyncio.to_thread(older.forget_states)
-        record = self._files.record(order.job_id, order.seat) or SeatRecord(
-            job=order.job,
-            job_id=order.job_id,
-            seat=order.seat,
-            deadline=job.deadline,
-            baseline=job.seats[order.seat].awarded,
-        )
-        self._files.save_record(record)
+        if self._files.record(order.job_id, order.seat) is None:
+            first = SeatRecord(
+                job=order.job,
+                job_id=order.job_id,
+                seat=order.seat,
+                deadline=job.deadline,
+                baseline=job.seats[order.seat].awarded,
+            )
+            self._files.save_record(first)
         ack = self._sign(Ack(genesis=order.genesis, program=order.program, order=name))
         folder = self._files.order(order.job_id, name)
         folder.begin(call.order, ack)
@@ -311,8 +312,6 @@ class Handler:
             sealed, ref = openings.seal_for_flow(trained.update, order, "update")
         reply = TrainReply(commit=self._sign(commit), upload=ref)
         folder.finish(trained.leaves, reply, sealed)
-        record = self._files.record(order.job_id, order.seat)
-        assert record is not None
         done = Delivered(
             round=order.round,
             attempt=order.attempt,
@@ -322,7 +321,7 @@ class Handler:
             pay=trained.segments * order.segment_steps * order.pay_per_step,
             seconds=trained.seconds,
         )
-        self._files.save_record(record.with_done(done))
+        self._files.change_record(order.job_id, order.seat, lambda record: record.with_done(done))
         facts = {"round": order.round, "segments": trained.segments, "pay": done.pay, "seconds": trained.seconds}
         self._report("trained", facts)
         return reply
@@ -338,7 +337,7 @@ class Handler:
         record = self._files.record(order.job_id, order.seat)
         done = record.find(folder.path.name) if record else None
         if record and done and not done.delivered:
-            self._files.save_record(record.with_done(done.model_copy(update={"delivered": True})))
+            self._files.change_record(order.job_id, order.seat, lambda record: record.noted(done.order, delivered=True))
         if reply.upload is not None and done and done.included is None:
             self._unaudited.add(folder.path.name)
         return reply
@@ -366,9 +365,9 @@ class Handler:
         included = (call.round, call.seat) == (order.round, order.seat) and merkle.check(leaf, path, call.root)
         if included:
             included = await openings.committed(self._chain, order, call.root)
-        record = self._files.record(order.job_id, order.seat)
-        assert record is not None
-        self._files.save_record(record.with_done(done.model_copy(update={"delivered": True, "included": included})))
+        self._files.change_record(
+            order.job_id, order.seat, lambda record: record.noted(done.order, delivered=True, included=included)
+        )
         self._report("included" if included else "not_included", {"round": order.round})
         if not included:
             raise ContributorRefused("inclusion", "our root is not in the round that the chain shows")

@@ -1,12 +1,13 @@
 """An operator's own machine as a Dask worker, without a gateway in between. **Trusted machines only.**
 
-    dask worker tcp://HOST:PORT --preload cloudlinkup.cluster.direct --no-nanny --nthreads 1 --resources "CPU=1"
+    dask worker tcp://HOST:PORT --preload cloudlinkup.cluster.direct --no-nanny --nthreads 4 --resources "CPU=1"
 
 It speaks the Dask protocol, which unpickles what arrives on both sides: whoever runs such a worker can run code in the
 scheduler and in every flow, and the other way round. So this is for machines that their operator would give a shell
 anyway; everybody else runs `cloudlinkup contribute`, which speaks only the gateway's frames. It answers the same calls
 by the same `Handler`, with the same signatures and checks, and reads and writes sealed blobs in the store itself, so it
-needs the store's folder (or URL) that the cell uses. Works from a checkout only.
+needs the store's folder (or URL) that the cell uses. Four threads, so that a challenge does not wait behind a shard,
+which takes the device alone. Works from a checkout only.
 
 Environment: CLOUDLINKUP_CONTRIBUTOR (its folder's name, default "direct"), CLOUDLINKUP_SHARE (1), CLOUDLINKUP_ASK
 (tokens an hour, default 0), CLOUDLINKUP_MOST_BOND (tokens a seat, default 0), CLOUDLINKUP_BLOBS (the store; default:

@@ -49,7 +49,7 @@ async def test_trains_through_dask(
     async with Cell(config) as cell, Cluster.connect(cell.scheduler_address) as cluster:
         worker = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("dask")), "worker", cell.scheduler_address, "--no-nanny",
-            "--nthreads", "1",
+            "--nthreads", "4",
             "--resources", "CPU=1", "--preload", "cloudlinkup.cluster.direct", "--local-directory", str(tmp_path),
             "--no-dashboard", cwd=ROOT, env=environment, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip

@@ -27,7 +27,7 @@ def worker(site: Site, tmp_path: Path) -> Iterator[str]:
     """The wallet of a direct worker that runs beside the stack."""
     dask = Path(sys.executable).with_name("dask")
     words = ["worker", site.settings.scheduler, "--preload", "cloudlinkup.cluster.direct", "--no-nanny"]
-    words += ["--nthreads", "1", "--resources", "CPU=1", "--no-dashboard", "--local-directory", str(tmp_path)]
+    words += ["--nthreads", "4", "--resources", "CPU=1", "--no-dashboard", "--local-directory", str(tmp_path)]
     env = site.stack.env | {"CLOUDLINKUP_CONTRIBUTOR": NAME, "PYTHONPATH": str(ROOT)}
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
