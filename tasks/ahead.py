@@ -73,27 +73,37 @@ def momentum(run: Run, steps_before: int) -> float:
     return outer_momentum(run.data.spec, steps_before / run.state.total_steps)
 
 
-def take_out(run: Run, round_: RoundState) -> None:
-    """The weights without what the audit of `round_`, which went ahead, did not accept; where it accepted all, nothing.
-
-    What contributors hold stays what it is: the next round's delta leads them from there.
-    """
-    inside = [entry for entry in round_.entries if entry.commit is not None and not entry.void]
-    kept = [entry for entry in inside if entry.outcome == "accepted"]
-    gone = [entry for entry in inside if entry not in kept]
-    if not gone or round_.round in run.state.rolled_back:
-        return
+def without_misses(run: Run, round_: RoundState) -> Published | None:
+    """The weights without what the audit of `round_`, which went ahead, did not accept, also in the job's folder; None
+    where it accepted all. What contributors hold stays what it is: the next round's delta leads them from there."""
+    inside, kept = _inside(round_)
+    if kept == inside or round_.round in run.state.rolled_back:
+        return None
     before, now = generation(run, round_.generation), run.weights
     if kept:
         with suppress(ValueError):  # it diverges without them: then it is as if the round had not been
             before.step(averaged(run, round_, one_of_each(kept)), momentum(run, round_.steps_before))
-    run.published = Published(before.weights, now.published, now.rounds, before.velocity)
-    run.write(f"weights-{now.rounds}.bin", run.published.to_bytes())
+    found = Published(before.weights, now.published, now.rounds, before.velocity)
+    run.write(f"weights-{now.rounds}.bin", found.to_bytes())
+    return found
+
+
+def take_out(run: Run, round_: RoundState, weights: Published) -> None:
+    """The state follows the weights. At one stroke: the next round's training saves the state at any moment."""
+    inside, kept = _inside(round_)
+    run.published = weights
     run.state.steps_done += _steps(run, kept) - _steps(run, inside)
     run.state.unpublished = True
     if run.state.best_generation == run.state.generation:
         run.state.best_score, run.state.best_generation = None, 0
-    run.event("taken_out", round=round_.round, seats={str(entry.seat): entry.reason for entry in gone})
+    gone = {str(entry.seat): entry.reason for entry in inside if entry not in kept}
+    run.event("taken_out", round=round_.round, seats=gone)
+
+
+def _inside(round_: RoundState) -> tuple[list[Entry], list[Entry]]:
+    """(the entries whose updates went into the weights, those of them that the audit accepted)"""
+    inside = [entry for entry in round_.entries if entry.commit is not None and not entry.void]
+    return inside, [entry for entry in inside if entry.outcome == "accepted"]
 
 
 def _steps(run: Run, entries: list[Entry]) -> int:
@@ -108,6 +118,8 @@ def give_up(run: Run) -> None:
     for entry in round_.entries:
         if counts(entry):
             entry.outcome, entry.reason = "lost", "the job failed before its award"
-    take_out(run, round_)
+    if (weights := without_misses(run, round_)) is not None:
+        take_out(run, round_, weights)
+    round_.stage, run.state.judged, run.open = "finished", round_.mark, None
     run.save_round(round_)
-    run.open = None
+    run.save()

@@ -19,7 +19,7 @@ from cloudlinkup.wire.hashes import sha256
 from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
-from tasks.ahead import averaged, counts, momentum, take_out
+from tasks.ahead import averaged, counts, momentum, take_out, without_misses
 from tasks.context import Run
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
@@ -52,7 +52,8 @@ async def rebalance(run: Run) -> None:
             if round_.ahead:
                 run.save_round(round_)
             else:
-                await _count_audit(run, round_)
+                await _record(run, round_)
+                _count_audit(run, round_)
             run.save()
         if round_.ahead:
             run.open = round_
@@ -91,8 +92,11 @@ async def close_round(run: Run) -> None:
                 entry.outcome, entry.reason = "lost", "the deadline passed before its award"
     with run.timed("rebalance"):
         if run.state.judged != round_.mark:
-            await asyncio.to_thread(take_out, run, round_)
-            await _count_audit(run, round_)
+            weights = await asyncio.to_thread(without_misses, run, round_)
+            await _record(run, round_)
+            if weights is not None:
+                take_out(run, round_, weights)
+            _count_audit(run, round_)
             run.save()
         await _end(run, round_)
         run.open = None
@@ -119,14 +123,13 @@ async def _count(run: Run, round_: RoundState) -> None:
     run.state.round_seconds = max(0.0, run.worked() - run.state.round_began)
 
 
-async def _count_audit(run: Run, round_: RoundState) -> None:
-    """What its audit adds to it."""
+def _count_audit(run: Run, round_: RoundState) -> None:
+    """What its audit adds to it, at one stroke: the state may be saved at any moment for what runs beside it."""
     for entry in round_.entries:
         _tally(run, entry)
     run.state.audit_bytes += round_.audit_bytes
     run.state.audit_segments += round_.audit_segments
     run.state.audit_seconds = round(run.state.audit_seconds + round_.audit_seconds, 4)
-    await _record(run, round_, handling_seconds(round_))
     run.state.judged = round_.mark
 
 
@@ -245,7 +248,8 @@ def _tally(run: Run, entry: Entry) -> None:
         seat.unopened += entry.outcome == "timeout" and entry.commit is not None and not entry.void
 
 
-async def _record(run: Run, round_: RoundState, handling: float) -> None:
+async def _record(run: Run, round_: RoundState) -> None:
+    handling = handling_seconds(round_)
     telemetry = Telemetry(run.settings.home.telemetry_db)
     by_seat: dict[int, Seat] = {seat.seat: seat for seat in run.state.seats}
     for entry in round_.entries:

@@ -331,6 +331,7 @@ async def test_killed_at_every_write_it_pays_and_counts_everything_once(market: 
 
     struck = await alive(market, wound)
     run = market.run
+    assert not run.state.rolled_back  # which would be paid and done again
     assert struck >= 8
     job = await read_job(run)
     assert run.state.steps_done == run.state.total_steps == sum(seat.steps for seat in run.state.seats)

@@ -19,7 +19,7 @@ from models.telemetry import Telemetry
 from tasks import rounds
 from tasks.awards import read_job
 from tasks.orders import read_order, update_name
-from tasks.rebalance import _count, _count_audit
+from tasks.rebalance import _count, _count_audit, _record
 from tasks.release import release
 from tasks.rounds import next_round
 from tasks.state import JobState, RoundState
@@ -81,7 +81,8 @@ async def whole_round(rig: Rig) -> RoundState:
     await release.fn(run)
     round_ = entries(rig)
     await _count(run, round_)
-    await _count_audit(run, round_)
+    await _record(run, round_)
+    _count_audit(run, round_)
     run.round = None
     return round_
 
@@ -153,7 +154,8 @@ async def test_who_cheats_in_it_is_not_paid_and_never_asked_again(market: Rig) -
     await release.fn(run)
     round_ = entries(market)
     await _count(run, round_)
-    await _count_audit(run, round_)
+    await _record(run, round_)
+    _count_audit(run, round_)
     run.round = None
     assert (await read_job(run)).seats[2].awarded == 0
     del market.cluster.by_agent[run.state.seat(0).agent]
