@@ -140,8 +140,8 @@ class Limits(Frozen):
     """What binds one job's plan. Money in base units, times in seconds from now.
 
     `replay_classes`: device classes whose work the auditor can replay; None means any. `round_seconds`: what a round
-    takes beside training and replays (transfers, chain), `setup_seconds` what the job takes once, `overhead_spread`
-    the sigma of both in log space, from `measured_jobs` past ones (`overheads`).
+    takes beside training and replays (transfers, chain), `setup_seconds` what the job takes once, the spreads
+    their sigmas in log space, from `measured_jobs` past ones (`overheads`).
     """
 
     budget: Annotated[int, Field(ge=0)]
@@ -157,5 +157,6 @@ class Limits(Frozen):
     own_hourly: Annotated[int, Field(ge=0)] | None = None  # what an hour of the client's own machine costs it
     setup_seconds: Annotated[float, Field(ge=0)] = SETUP
     round_seconds: Annotated[float, Field(ge=0)] = ROUND
-    overhead_spread: Annotated[float, Field(ge=0)] = SPREAD
+    setup_spread: Annotated[float, Field(ge=0)] = SPREAD
+    round_spread: Annotated[float, Field(ge=0)] = SPREAD
     measured_jobs: Annotated[int, Field(ge=0)] = 0

@@ -128,7 +128,8 @@ class Fleet:
             max_contributors=job.places,
             round_seconds=self.world.dispatch,
             setup_seconds=0.0,
-            overhead_spread=0.0,
+            setup_spread=0.0,
+            round_spread=0.0,
         )
         try:
             quote = quote_job(QuoteInputs(job=job.facts, candidates=tuple(here), limits=limits), self.predictor)

@@ -31,11 +31,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Overheads:
-    """To be expected of the next job, in seconds. `spread`: sigma in log space; `jobs`: how many were measured."""
+    """To be expected of the next job, in seconds. Spreads: sigma in log space; `jobs`: how many were measured."""
 
     setup: float
     round: float
-    spread: float
+    setup_spread: float
+    round_spread: float
     jobs: int = 0
 
 
@@ -45,7 +46,7 @@ def expected(spent: Sequence[Spent] = (), challenge_delay: int = 1) -> Overheads
     final = SLOT * (FINAL + challenge_delay) if challenge_delay > 1 else 0.0
     setup, setup_spread = _expected([s.setup for s in spent], SETUP)
     each, round_spread = _expected([s.round for s in spent], ROUND + final)
-    return Overheads(setup, each, max(setup_spread, round_spread), len(spent))
+    return Overheads(setup, each, setup_spread, round_spread, len(spent))
 
 
 def _expected(values: Sequence[float], prior: float) -> tuple[float, float]:

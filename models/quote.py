@@ -124,15 +124,18 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
     """Time and cost of a plan; None where its contributors' hours end before the work does, at the P90."""
     first = plan_round(plan, 1, plan.total_steps, plan.predictions)
     audit = audit_cost(plan, job, first)
-    own = limits.setup_seconds + plan.rounds * limits.round_seconds
+    rounds = plan.rounds * limits.round_seconds
     steps_cost = (plan.total_steps + plan.newcomer_steps) * plan.price
-    fixed, fixed_p90 = (own * times + audit.seconds for times in (1.0, times_p90(limits.overhead_spread)))
+    fixed = limits.setup_seconds + rounds + audit.seconds
+    more = hypot(  # independent of each other
+        limits.setup_seconds * (times_p90(limits.setup_spread) - 1), rounds * (times_p90(limits.round_spread) - 1)
+    )
     slower = times_p90(training_spread([r.prediction for r in chosen]))
-    training, training_p90 = _training(plan, chosen, fixed, 1.0), _training(plan, chosen, fixed_p90, slower)
+    training, training_p90 = _training(plan, chosen, fixed, 1.0), _training(plan, chosen, fixed + more, slower)
     if training_p90 == inf:
         return None
     p50 = fixed + training
-    p90 = p50 + hypot(fixed_p90 - fixed, training_p90 - training)
+    p90 = p50 + hypot(more, training_p90 - training)
     return Figures(
         contributors=len(plan.seats),
         seconds_p50=p50,

@@ -170,7 +170,8 @@ def limits(
     return Limits(
         setup_seconds=overheads.setup,
         round_seconds=overheads.round,
-        overhead_spread=overheads.spread,
+        setup_spread=overheads.setup_spread,
+        round_spread=overheads.round_spread,
         measured_jobs=overheads.jobs,
         budget=parse_tokens(job.budget, decimals),
         deadline_seconds=job.deadline.timestamp() - now,

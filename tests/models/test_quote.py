@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import hypot
 from pathlib import Path
 
 import pytest
@@ -281,14 +282,16 @@ def test_the_price_is_the_least_in_time_and_the_highest_in_budget(
 def test_the_p90_has_what_is_not_training_in_it_by_its_own_spread(
     heavy: JobFacts, limits: Limits, market: list[Candidate]
 ) -> None:
-    exact = limits.model_copy(update={"overhead_spread": 0.0, "measured_jobs": 3})
-    loose = limits.model_copy(update={"overhead_spread": 1.0})
+    exact = limits.model_copy(update={"setup_spread": 0.0, "round_spread": 0.0, "measured_jobs": 3})
+    loose = limits.model_copy(update={"setup_spread": 1.0, "round_spread": 0.5})
     narrow, wide = ask(heavy, exact, market), ask(heavy, loose, market)
     assert narrow.seconds_p50 == wide.seconds_p50 < narrow.seconds_p90 < wide.seconds_p90
     own = limits.setup_seconds + narrow.plan.rounds * limits.round_seconds
     training = narrow.seconds_p50 - own - narrow.audit_seconds
     slower = times_p90(training_spread([s.prediction for s in narrow.plan.seats]))
     assert narrow.seconds_p90 == pytest.approx(narrow.seconds_p50 + training * (slower - 1))
+    margins = [limits.setup_seconds * (times_p90(1.0) - 1), (own - limits.setup_seconds) * (times_p90(0.5) - 1)]
+    assert wide.seconds_p90 == pytest.approx(wide.seconds_p50 + hypot(*margins, training * (slower - 1)))
     assert max(s.prediction.high / s.prediction.seconds for s in narrow.plan.seats) > slower  # nobody's worst at once
     assert any("by the last 3 jobs here" in note for note in narrow.notes)
     assert any("no job has measured here yet" in note for note in wide.notes)
