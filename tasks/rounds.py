@@ -17,7 +17,7 @@ from cloudlinkup.crypto.seal import encrypt_blob
 from cloudlinkup.errors import JobFailed, NoContributors
 from cloudlinkup.ledger.accounts import Job
 from cloudlinkup.offer import open_seconds
-from cloudlinkup.training.data import pack_partition, shard_rows
+from cloudlinkup.training.data import pack_partition
 from cloudlinkup.wire.hashes import partition_hash, sha256
 from models.correction import Correction
 from models.facts import Prediction
@@ -30,6 +30,7 @@ from tasks.allocate import new_seat
 from tasks.awards import owed
 from tasks.calibrated import replay_classes
 from tasks.context import Run
+from tasks.dealing import NOBODY, anew, deal
 from tasks.escrow import write_seats
 from tasks.newcomer import add_shard
 from tasks.peers import Peer, connected
@@ -43,6 +44,8 @@ RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
 MOST_EMPTY = 3  # rounds in a row from which nothing came
 PILOT_ROWS = 0.5  # of the rows are dealt in the pilot, so that those who are not kept read fewer
 ASSIGNMENT = "assignment.npy"  # int32 (rows,): the seat that holds each training row
+HOME = "home.npy"  # int32 (rows,): the seat to which it goes back (`dealing`)
+FORMER = 4  # partitions of a seat that are kept beside the present one, in case that it has the same rows again
 
 
 async def next_round(run: Run) -> bool:
@@ -272,38 +275,30 @@ async def _deal(run: Run, *, pilot: bool = False) -> None:
 
 
 def _assign_rows(run: Run, *, pilot: bool = False) -> None:
-    """Every training row belongs to an active seat, by its measured speed; in the pilot half of them, in equal parts.
-
-    Only rows of seats that left, and those kept back in the pilot, move, unless somebody has none.
-    """
+    """Every training row belongs to an active seat, by its measured speed (`dealing`); in the pilot half of them, in
+    equal parts."""
     path, active = run.folder / ASSIGNMENT, run.state.active()
-    rows = len(run.data.features)
-    held = np.load(path, allow_pickle=False) if path.exists() else np.full(rows, -1, np.int32)
-    numbers = [seat.seat for seat in active]
+    rows, seats = len(run.data.features), [seat.seat for seat in active]
+    shares = dict(zip(seats, _row_shares(active).tolist(), strict=True))
     seed = run.data.spec.seed + len(run.state.seats) + run.state.round
-    fresh = any(not (held == number).any() for number in numbers)
-    if fresh:
-        held = np.full(rows, -1, np.int32)  # a newcomer: deal anew
-    free = ~np.isin(held, numbers)
-    if pilot and not fresh:
-        free &= held >= 0
-    elif pilot and PILOT_ROWS * rows >= run.data.spec.batch * len(active):
-        free[np.random.default_rng(seed).permutation(rows)[int(PILOT_ROWS * rows) :]] = False
-    orphans = np.flatnonzero(free)
-    if not len(orphans):
-        return
-    have = np.array([float((held == number).sum()) for number in numbers])
-    wanted = _row_shares(active) * (have.sum() + len(orphans))
-    shares = [float(missing) for missing in np.maximum(wanted - have, 0.01 * wanted)]
-    minimum = min(run.data.spec.batch, len(orphans) // len(active)) or 1
-    if len(orphans) < len(active):
-        held[orphans] = numbers[0]
+    held = np.load(path, allow_pickle=False) if path.exists() else np.full(rows, NOBODY, np.int32)
+    home_path = path.with_name(HOME)
+    home = np.load(home_path, allow_pickle=False) if home_path.exists() else held
+    if pilot and not set(seats) <= set(held.tolist()):  # the pilot's first deal, or one with somebody else
+        part = np.random.default_rng(seed).permutation(rows)
+        if PILOT_ROWS * rows >= run.data.spec.batch * len(seats):
+            part = part[: int(PILOT_ROWS * rows)]
+        held = np.full(rows, NOBODY, np.int32)
+        held[part] = anew(len(part), shares, seed, run.data.spec.batch)
+        home = held
     else:
-        for number, part in zip(numbers, shard_rows(len(orphans), shares, seed, minimum=minimum), strict=True):
-            held[orphans[part]] = number
-    part_file = path.with_name("assignment.part.npy")
-    np.save(part_file, held, allow_pickle=False)
-    part_file.replace(path)
+        dealt = held >= 0 if pilot else np.ones(rows, bool)
+        held, home = held.copy(), home.copy()
+        held[dealt], home[dealt] = deal(held[dealt], home[dealt], shares, seed=seed, minimum=run.data.spec.batch)
+    for place, array in ((home_path, home), (path, held)):  # killed in between, it is dealt the same
+        part_file = place.with_name(f"{place.stem}.part.npy")
+        np.save(part_file, array, allow_pickle=False)
+        part_file.replace(place)
 
 
 def _row_shares(active: list[Seat]) -> np.ndarray:
@@ -316,13 +311,17 @@ def _row_shares(active: list[Seat]) -> np.ndarray:
 
 
 async def _seal_partitions(run: Run) -> None:
-    """Each active seat's rows as one sealed blob, made when its rows changed."""
+    """Each active seat's rows as one sealed blob, made when it has rows that it did not have before. One that it had is
+    in the contributor's cache."""
     assert run.state.terms is not None
     held = np.load(run.folder / ASSIGNMENT, allow_pickle=False)
     for seat in run.state.active():
         rows = np.flatnonzero(held == seat.seat)
         which = sha256(rows.tobytes())
-        if seat.partition is None or seat.partition.which != which:
+        kept = [one for one in (seat.partition, *seat.former) if one is not None]
+        seat.former = [one for one in kept if one.which != which][:FORMER]
+        seat.partition = next((one for one in kept if one.which == which), None)
+        if seat.partition is None:
             plain = await asyncio.to_thread(pack_partition, run.data.features[rows], run.data.targets[rows])
             seat.partition = await _seal(run, plain, len(rows), which)
 

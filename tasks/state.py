@@ -54,6 +54,7 @@ class Seat(Kept):
     probes: list[Probe]
     state: Literal["active", "rejected", "lost", "idle"] = "idle"
     partition: Partition | None = None
+    former: list[Partition] = []  # what it held before, latest first
     predicted: float  # seconds a step, before anything was observed
     belief: dict[str, Any]  # models.correction.Correction of this job, as JSON
     rounds_done: int = 0
