@@ -31,13 +31,13 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
+from benchmarks.intervals import t_interval
 from benchmarks.training_problems import PROBLEMS, WORKERS, Problem, missing
 from cloudlinkup.training.aggregate import MOST_WEIGHT, aggregate, capped
 from cloudlinkup.training.architectures import initial_weights
@@ -180,13 +180,6 @@ def run(name: str, way: Way, seed: int, keep: Path | None) -> Outcome:
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and the half width of its 95% t interval."""
-    if len(values) < 2:
-        return mean(values), float("nan")
-    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-
-
 def compare(names: list[str], seeds: range, keep: Path | None) -> list[dict[str, Any]]:
     table = []
     for name in names:
@@ -201,7 +194,7 @@ def compare(names: list[str], seeds: range, keep: Path | None) -> list[dict[str,
             if outcomes is not base and way.name != "DDP, 16":
                 pairs = zip(row["scores"], [o.score for o in base], strict=True)
                 gaps = [100 * (ours / its - 1) if text else 100 * (ours - its) for ours, its in pairs]
-                row["difference"], row["interval"] = interval(gaps)
+                row["difference"], row["interval"] = t_interval(gaps)
                 row["unit"] = "% loss" if text else "points"
             if not way.workers:
                 ours, its = outcomes[0], base[0]

@@ -16,14 +16,14 @@ import argparse
 import asyncio
 import json
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
+from benchmarks.intervals import t_interval
 from cloudlinkup.tables.prepare import prepare
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.read import read_table
@@ -106,9 +106,7 @@ def _record(row: dict[str, Any], data: Prepared, weights: np.ndarray, started: f
 
 def paired(ours: list[float], plain: list[float]) -> tuple[float, float]:
     """Mean difference in points, and the half width of its 95% t interval."""
-    gaps = [100 * (a - b) for a, b in zip(ours, plain, strict=True)]
-    half = float(student.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / len(gaps) ** 0.5
-    return mean(gaps), half
+    return t_interval([100 * (a - b) for a, b in zip(ours, plain, strict=True)])
 
 
 def main() -> None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from benchmarks.digits_quality import ROOT, digits_job, train_in_rounds, with_seed
+from benchmarks.intervals import t_interval
 from cloudlinkup.tables.prepare import prepare
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.tables.read import read_table
@@ -92,8 +92,8 @@ def run(problem: str, seeds: range, most: int) -> dict[str, Any]:
             continue
         lost = [100 * (ours - theirs) for ours, theirs in zip(errors, found[1, steps], strict=True)]
         needed = float(np.exp(np.interp(-mean(errors), -curve, np.log(alone))))
-        row = {"contributors": k, "steps": steps, "error": mean(errors), "lost": mean(lost)}
-        row["interval"] = float(student.ppf(0.975, len(lost) - 1)) * stdev(lost) / len(lost) ** 0.5
+        row = {"contributors": k, "steps": steps, "error": mean(errors)}
+        row["lost"], row["interval"] = t_interval(lost)
         # where it is as good as alone after as many steps, more of them teach nothing there: all count
         row["efficiency"] = 1.0 if mean(lost) <= 0 else min(1.0, needed / steps)
         rows.append(row | {"model": efficiency(k, steps)})

@@ -33,13 +33,13 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.datasets import load_digits, make_classification
 
 from benchmarks.hostile import ATTACKS, RULES, Loss, Updates, View, cosrel_loss, odd, plain_mean
+from benchmarks.intervals import t_interval
 from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.data import shard_rows
 from cloudlinkup.training.evaluate import evaluate
@@ -220,10 +220,7 @@ def _loss(data: Rows, base: np.ndarray, rows: np.ndarray) -> Loss:
 
 def paired(gaps: list[float]) -> tuple[float, float]:
     """Mean in points, and the half width of its 95% t interval."""
-    points = [100 * gap for gap in gaps]
-    if len(points) < 2:
-        return points[0], float("inf")
-    return mean(points), float(student.ppf(0.975, len(points) - 1)) * stdev(points) / len(points) ** 0.5
+    return t_interval([100 * gap for gap in gaps])
 
 
 def main() -> None:
