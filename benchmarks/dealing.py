@@ -1,4 +1,4 @@
-"""What a change of seats costs in partitions that are sent again: as rows are dealt (`tasks/dealing.py`), and anew.
+"""What a change of seats costs in partitions that are sent again: as rows are dealt (`models/dealing.py`), and anew.
 
     python -m benchmarks.dealing [--seats 4 8 16] [--rounds 40] [--seeds 5] [--first 0] [--json]
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.intervals import t_interval
-from tasks.dealing import NOBODY, anew, deal
+from models.dealing import NOBODY, anew, deal
 
 ROWS, BATCH, MEMORY = 20_000, 32, 5
 Shares = dict[int, float]

@@ -21,18 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.types import (
-    CAPS,
-    Ensemble,
-    Folds,
-    Frozen,
-    GridSearch,
-    Halving,
-    JobSpec,
-    RandomSearch,
-    Range,
-    parse_job,
-)
+from cloudlinkup.search import Ensemble, Folds, GridSearch, Halving, RandomSearch, Range
+from cloudlinkup.types import CAPS, Frozen, JobSpec, parse_job
 from cloudlinkup.wire.hashes import digest
 
 SEGMENT = 10  # steps

@@ -19,10 +19,10 @@ import numpy as np
 
 from cloudlinkup.sdk.delivered import TRIALS, write_blend, write_delivery
 from cloudlinkup.sdk.plot import Line, line_plot
+from cloudlinkup.search import Folds
 from cloudlinkup.training.evaluate import all_of_outputs, all_scores
 from cloudlinkup.training.evaluate import outputs as network_outputs
 from cloudlinkup.training.headline import better
-from cloudlinkup.types import Folds
 from tasks.context import Run
 from tasks.trials import choosing_rows, reporting_rows, stored_search
 

@@ -20,6 +20,7 @@ from cloudlinkup.offer import open_seconds
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.wire.hashes import partition_hash, sha256
 from models.correction import Correction
+from models.dealing import NOBODY, anew, deal
 from models.facts import Prediction
 from models.plan import JobPlan, PlannedSeat, RoundPlan, plan_pilot, plan_round
 from models.pricing import affordable_steps
@@ -30,7 +31,6 @@ from tasks.allocate import new_seat
 from tasks.awards import owed
 from tasks.calibrated import replay_classes
 from tasks.context import Run
-from tasks.dealing import NOBODY, anew, deal
 from tasks.escrow import write_seats
 from tasks.newcomer import add_shard
 from tasks.peers import Peer, connected
@@ -44,7 +44,7 @@ RETURN_WAIT = 60.0  # seconds that a job without contributors waits for one
 MOST_EMPTY = 3  # rounds in a row from which nothing came
 PILOT_ROWS = 0.5  # of the rows are dealt in the pilot, so that those who are not kept read fewer
 ASSIGNMENT = "assignment.npy"  # int32 (rows,): the seat that holds each training row
-HOME = "home.npy"  # int32 (rows,): the seat to which it goes back (`dealing`)
+HOME = "home.npy"  # int32 (rows,): the seat to which it goes back (`models.dealing`)
 FORMER = 4  # partitions of a seat that are kept beside the present one, in case that it has the same rows again
 
 
@@ -275,7 +275,7 @@ async def _deal(run: Run, *, pilot: bool = False) -> None:
 
 
 def _assign_rows(run: Run, *, pilot: bool = False) -> None:
-    """Every training row belongs to an active seat, by its measured speed (`dealing`); in the pilot half of them, in
+    """Every training row belongs to an active seat, by its measured speed (`models.dealing`); in the pilot half of them, in
     equal parts."""
     path, active = run.folder / ASSIGNMENT, run.state.active()
     rows, seats = len(run.data.features), [seat.seat for seat in active]

@@ -18,6 +18,7 @@ import numpy as np
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Settings
 from cloudlinkup.model_spec import for_training
+from cloudlinkup.search import Folds
 from cloudlinkup.tables.prepared import Prepared
 from cloudlinkup.training.architectures import check_spec, parameter_count, with_micro_batch
 from cloudlinkup.training.data import pack_partition
@@ -27,7 +28,7 @@ from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.spec import TrainingSpec
-from cloudlinkup.types import Folds, Frozen, JobSpec
+from cloudlinkup.types import Frozen, JobSpec
 from cloudlinkup.wire.hashes import sha256
 from models.facts import JobFacts, Prediction
 from models.plan import JobPlan, RoundPlan

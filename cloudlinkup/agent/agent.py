@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cloudlinkup
+from cloudlinkup.agent.acceptance import Terms
 from cloudlinkup.agent.bond import Agreed, Post
 from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.channel import Channel, Refusal, tls
 from cloudlinkup.agent.files import CACHE
-from cloudlinkup.agent.handler import Handler, Terms
+from cloudlinkup.agent.handler import Handler
 from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity, delegation_for
 from cloudlinkup.agent.ports import Report

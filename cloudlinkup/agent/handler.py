@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
 from dataclasses import dataclass, field
 
-from solders.pubkey import Pubkey
-
 from cloudlinkup.agent import checks, inputs, openings
-from cloudlinkup.agent.bond import Agreed, Post, check_agreed, post_bond
-from cloudlinkup.agent.chain import Chain, JobFacts
+from cloudlinkup.agent.acceptance import Acceptance, Terms
+from cloudlinkup.agent.bond import Post
+from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.checks import Refusal
 from cloudlinkup.agent.duty import Duty
-from cloudlinkup.agent.files import CACHE, Delivered, JobFiles, OrderFolder, SeatRecord, write
-from cloudlinkup.agent.hardware import extras
+from cloudlinkup.agent.files import Delivered, JobFiles, OrderFolder, SeatRecord, write
 from cloudlinkup.agent.identity import Identity
 from cloudlinkup.agent.ports import Io, Report
 from cloudlinkup.agent.shard import RunnerFactory, Stop, Trained, Work, train_shard
-from cloudlinkup.errors import CloudLinkUpError, ContributorRefused, LedgerError, ProtocolError, ShardTimeout
-from cloudlinkup.training.architectures import load_extra
+from cloudlinkup.errors import CloudLinkUpError, ContributorRefused, ProtocolError, ShardTimeout
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import (
@@ -42,24 +38,7 @@ from cloudlinkup.wire.calls import (
     TrainReply,
 )
 from cloudlinkup.wire.hashes import seat_leaf, sha256
-from cloudlinkup.wire.messages import Ack, BadShard, Commit, Hardware, Order, Signed, sign
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What this contributor offers, and how it trains."""
-
-    genesis: str
-    program: str
-    hardware: Hardware
-    share: float = 1.0
-    ask: int = 0  # base units an hour
-    device: str = "cpu"
-    threads: int = 1
-    agreed: Agreed = Agreed()  # noqa: RUF009 (frozen)
-    extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
-    cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
-    together: int = 1  # devices that share this disk
+from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, sign
 
 
 @dataclass
@@ -88,10 +67,11 @@ class Handler:
         post: Post | None = None,
     ) -> None:
         """`post`: how a seat's bond is posted; None where the wallet's key is elsewhere."""
-        self.identity, self.terms, self._post = identity, terms, post
+        self.identity, self.terms = identity, terms
         self._chain, self._factory, self._report = chain, runner_factory, report
         self._files = JobFiles(identity.folder / "jobs")
         self._files.root.mkdir(mode=0o700, exist_ok=True)
+        self._acceptance = Acceptance(identity, chain, terms, self._files, post)
         self._running: dict[str, _Running] = {}
         self._unaudited: set[str] = set()
         self._accepting, self._device = asyncio.Lock(), asyncio.Lock()
@@ -173,7 +153,7 @@ class Handler:
         name = call.order.hash.hex()
         try:
             async with asyncio.timeout(call.ack_seconds - 2):
-                work, job = await self._check(call, io)
+                work, job = await self._acceptance.check(call, io)
         except TimeoutError:
             raise ShardTimeout("the order's inputs did not arrive in time to acknowledge it") from None
         order = work.order
@@ -211,63 +191,6 @@ class Handler:
             },
         )
         return running
-
-    async def _check(self, call: TrainCall, io: Io) -> tuple[Work, JobFacts]:
-        terms, now = self.terms, time.time()
-        claimed = checks.unverified(call.order)
-        job = await self._read_job(claimed.job)
-        order = checks.check_terms(
-            call.order,
-            job,
-            genesis=terms.genesis,
-            program=terms.program,
-            wallet=self.identity.wallet,
-            agent=self.identity.name,
-            ask=terms.ask,
-            now=now,
-        )
-        assert job is not None
-        check_agreed(job, terms.agreed)
-        checks.check_history(self._files.record(order.job_id, order.seat), order, job)
-        disk = shutil.disk_usage(self._files.root).free // (2 * terms.together)
-        checks.check_mode(order, terms.hardware)
-        spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
-        keys = [key for _, key in self.identity.sealing_keys]
-        features, targets = await inputs.open_rows(
-            call, order, spec, keys=keys, files=self._files, io=io, cache=terms.cache
-        )
-        weights = await inputs.open_weights(call, order, count, keys=keys, files=self._files, io=io)
-        await asyncio.to_thread(load_extra, spec)
-        frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=self._files, io=io)
-        moments = await inputs.open_moments(order, count, self._files)
-        work = Work(
-            order=order,
-            order_hash=call.order.hash,
-            wallet=bytes(Pubkey.from_string(order.wallet)),
-            spec=spec,
-            weights=weights,
-            features=features,
-            targets=targets,
-            time_box=checks.time_box(order, job, now),
-            frozen=frozen,
-            moments=moments,
-        )
-        await post_bond(order.job, job, order.seat, terms.agreed, self._post)
-        return work, job
-
-    async def _read_job(self, account: str, tries: int = 3) -> JobFacts | None:
-        for left in reversed(range(tries)):
-            try:
-                return await self._chain.job(account)
-            except ValueError:
-                raise Refusal("seat", "the order names no account") from None
-            except LedgerError:
-                raise Refusal("seat", "the account that the order names is no job of our program") from None
-            except CloudLinkUpError:
-                if not left:
-                    raise Refusal("seat", "the chain could not be asked") from None
-                await asyncio.sleep(0.5)
-        return None
 
     async def _shard(self, work: Work, folder: OrderFolder, running: _Running) -> TrainReply:
         """Trains, seals, signs and stores. Runs apart from the call."""

@@ -28,9 +28,10 @@ import torch
 from distributed import Worker
 
 import cloudlinkup
+from cloudlinkup.agent.acceptance import Terms
 from cloudlinkup.agent.bond import Agreed, poster
 from cloudlinkup.agent.chain import RpcChain
-from cloudlinkup.agent.handler import Handler, Terms
+from cloudlinkup.agent.handler import Handler
 from cloudlinkup.agent.hardware import choose_device, describe
 from cloudlinkup.agent.identity import Identity, contributor_name, delegation_for, locked, open_identity
 from cloudlinkup.agent.probes import measure_or_cached

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from solders.keypair import Keypair
 
+from cloudlinkup.agent.acceptance import Terms
 from cloudlinkup.agent.chain import RpcChain
-from cloudlinkup.agent.handler import Handler, Terms
+from cloudlinkup.agent.handler import Handler
 from cloudlinkup.agent.hardware import describe
 from cloudlinkup.agent.identity import Identity, open_identity
 from cloudlinkup.blobs.store import BlobStore

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.types import Halving
+from cloudlinkup.search import Halving
 from models.facts import Candidate, JobFacts, Limits
 from models.predictor import Predictor
 from models.pricing import with_fee

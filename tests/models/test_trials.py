@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cloudlinkup.errors import BadInput
-from cloudlinkup.types import CAPS, Halving, canonical_json, parse_job
+from cloudlinkup.search import Halving
+from cloudlinkup.types import CAPS, canonical_json, parse_job
 from models.trials import (
     Standing,
     after_wave,

@@ -6,7 +6,7 @@ A seat's rows travel as one blob, so what costs bytes is not a row that moves bu
 - rows of somebody who left are lent to as few as can take them within `MOST` of their part by speed; whoever is below
   `LEAST` of its part is among them;
 - every row has a *home*, and goes back there when its seat does: all then have again the very partitions that they had
-  before, which nobody needs to send (`rounds` keeps them);
+  before, which nobody needs to send (`tasks.rounds` keeps them);
 - somebody new takes rows that are lent or free, and else from as few as can give them without going below `LEAST`.
 
 So parts follow the speeds within a quarter, and exactly where all are dealt at once.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.dealing import LEAST, MOST, NOBODY, anew, deal
+from models.dealing import LEAST, MOST, NOBODY, anew, deal
 
 speeds = st.lists(st.floats(0.2, 5.0), min_size=2, max_size=9)
 
