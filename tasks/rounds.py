@@ -275,8 +275,8 @@ async def _deal(run: Run, *, pilot: bool = False) -> None:
 
 
 def _assign_rows(run: Run, *, pilot: bool = False) -> None:
-    """Every training row belongs to an active seat, by its measured speed (`models.dealing`); in the pilot half of them, in
-    equal parts."""
+    """Every training row belongs to an active seat, by its measured speed (`models.dealing`); in the pilot half of
+    them, in equal parts."""
     path, active = run.folder / ASSIGNMENT, run.state.active()
     rows, seats = len(run.data.features), [seat.seat for seat in active]
     shares = dict(zip(seats, _row_shares(active).tolist(), strict=True))

@@ -46,65 +46,61 @@ class Terms:
     together: int = 1  # devices that share this disk
 
 
-class Acceptance:
-    """One contributor's terms against its orders."""
+async def check_order(
+    call: TrainCall, io: Io, *, identity: Identity, chain: Chain, terms: Terms, files: JobFiles, post: Post | None
+) -> tuple[Work, JobFacts]:
+    """The work that an order asks for, once everything about it stands, and its job on chain. Raises Refusal."""
+    now = time.time()
+    claimed = checks.unverified(call.order)
+    job = await _read_job(chain, claimed.job)
+    order = checks.check_terms(
+        call.order,
+        job,
+        genesis=terms.genesis,
+        program=terms.program,
+        wallet=identity.wallet,
+        agent=identity.name,
+        ask=terms.ask,
+        now=now,
+    )
+    assert job is not None
+    check_agreed(job, terms.agreed)
+    checks.check_history(files.record(order.job_id, order.seat), order, job)
+    disk = shutil.disk_usage(files.root).free // (2 * terms.together)
+    checks.check_mode(order, terms.hardware)
+    spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
+    keys = [key for _, key in identity.sealing_keys]
+    features, targets = await inputs.open_rows(call, order, spec, keys=keys, files=files, io=io, cache=terms.cache)
+    weights = await inputs.open_weights(call, order, count, keys=keys, files=files, io=io)
+    await asyncio.to_thread(load_extra, spec)
+    frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=files, io=io)
+    moments = await inputs.open_moments(order, count, files)
+    work = Work(
+        order=order,
+        order_hash=call.order.hash,
+        wallet=bytes(Pubkey.from_string(order.wallet)),
+        spec=spec,
+        weights=weights,
+        features=features,
+        targets=targets,
+        time_box=checks.time_box(order, job, now),
+        frozen=frozen,
+        moments=moments,
+    )
+    await post_bond(order.job, job, order.seat, terms.agreed, post)
+    return work, job
 
-    def __init__(self, identity: Identity, chain: Chain, terms: Terms, files: JobFiles, post: Post | None) -> None:
-        self._identity, self._chain, self._terms, self._files, self._post = identity, chain, terms, files, post
 
-    async def check(self, call: TrainCall, io: Io) -> tuple[Work, JobFacts]:
-        terms, now = self._terms, time.time()
-        claimed = checks.unverified(call.order)
-        job = await self._read_job(claimed.job)
-        order = checks.check_terms(
-            call.order,
-            job,
-            genesis=terms.genesis,
-            program=terms.program,
-            wallet=self._identity.wallet,
-            agent=self._identity.name,
-            ask=terms.ask,
-            now=now,
-        )
-        assert job is not None
-        check_agreed(job, terms.agreed)
-        checks.check_history(self._files.record(order.job_id, order.seat), order, job)
-        disk = shutil.disk_usage(self._files.root).free // (2 * terms.together)
-        checks.check_mode(order, terms.hardware)
-        spec, count = checks.check_spec(call, order, memory=terms.hardware.memory, disk=disk, extras=terms.extras)
-        keys = [key for _, key in self._identity.sealing_keys]
-        features, targets = await inputs.open_rows(
-            call, order, spec, keys=keys, files=self._files, io=io, cache=terms.cache
-        )
-        weights = await inputs.open_weights(call, order, count, keys=keys, files=self._files, io=io)
-        await asyncio.to_thread(load_extra, spec)
-        frozen = await inputs.open_frozen_weights(call, order, spec, keys=keys, files=self._files, io=io)
-        moments = await inputs.open_moments(order, count, self._files)
-        work = Work(
-            order=order,
-            order_hash=call.order.hash,
-            wallet=bytes(Pubkey.from_string(order.wallet)),
-            spec=spec,
-            weights=weights,
-            features=features,
-            targets=targets,
-            time_box=checks.time_box(order, job, now),
-            frozen=frozen,
-            moments=moments,
-        )
-        await post_bond(order.job, job, order.seat, terms.agreed, self._post)
-        return work, job
-
-    async def _read_job(self, account: str, tries: int = 3) -> JobFacts | None:
-        for left in reversed(range(tries)):
-            try:
-                return await self._chain.job(account)
-            except ValueError:
-                raise Refusal("seat", "the order names no account") from None
-            except LedgerError:
-                raise Refusal("seat", "the account that the order names is no job of our program") from None
-            except CloudLinkUpError:
-                if not left:
-                    raise Refusal("seat", "the chain could not be asked") from None
-                await asyncio.sleep(0.5)
-        return None
+async def _read_job(chain: Chain, account: str, tries: int = 3) -> JobFacts | None:
+    for left in reversed(range(tries)):
+        try:
+            return await chain.job(account)
+        except ValueError:
+            raise Refusal("seat", "the order names no account") from None
+        except LedgerError:
+            raise Refusal("seat", "the account that the order names is no job of our program") from None
+        except CloudLinkUpError:
+            if not left:
+                raise Refusal("seat", "the chain could not be asked") from None
+            await asyncio.sleep(0.5)
+    return None

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 
 from cloudlinkup.agent import checks, inputs, openings
-from cloudlinkup.agent.acceptance import Acceptance, Terms
+from cloudlinkup.agent.acceptance import Terms, check_order
 from cloudlinkup.agent.bond import Post
 from cloudlinkup.agent.chain import Chain
 from cloudlinkup.agent.checks import Refusal
@@ -67,11 +67,10 @@ class Handler:
         post: Post | None = None,
     ) -> None:
         """`post`: how a seat's bond is posted; None where the wallet's key is elsewhere."""
-        self.identity, self.terms = identity, terms
+        self.identity, self.terms, self._post = identity, terms, post
         self._chain, self._factory, self._report = chain, runner_factory, report
         self._files = JobFiles(identity.folder / "jobs")
         self._files.root.mkdir(mode=0o700, exist_ok=True)
-        self._acceptance = Acceptance(identity, chain, terms, self._files, post)
         self._running: dict[str, _Running] = {}
         self._unaudited: set[str] = set()
         self._accepting, self._device = asyncio.Lock(), asyncio.Lock()
@@ -153,7 +152,15 @@ class Handler:
         name = call.order.hash.hex()
         try:
             async with asyncio.timeout(call.ack_seconds - 2):
-                work, job = await self._acceptance.check(call, io)
+                work, job = await check_order(
+                    call,
+                    io,
+                    identity=self.identity,
+                    chain=self._chain,
+                    terms=self.terms,
+                    files=self._files,
+                    post=self._post,
+                )
         except TimeoutError:
             raise ShardTimeout("the order's inputs did not arrive in time to acknowledge it") from None
         order = work.order

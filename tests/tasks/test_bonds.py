@@ -56,7 +56,7 @@ async def job(rig: Rig, platform: Platform) -> AsyncIterator[Run]:
             assert wallet is not None
             await ledger.mint_to(keys["admin"], platform.mint, wallet.public, HELD, payer=keys["sponsor"])
             handler._chain = RpcChain(chain.url, str(chain.program_id))
-            handler._acceptance._post = poster(chain.url, str(chain.program_id), wallet, lambda: keys["sponsor"])
+            handler._post = poster(chain.url, str(chain.program_id), wallet, lambda: keys["sponsor"])
             agreed = Agreed(mint=str(platform.mint), bond=BOND)
             handler.terms = replace(handler.terms, genesis=run.genesis, agreed=agreed)
         await escrow_lock.fn(run)
@@ -115,7 +115,7 @@ async def test_a_bond_above_the_limit_is_not_posted_and_the_seat_not_worked_on(j
 async def test_a_wallet_without_the_tokens_or_without_its_key_here_refuses(job: Run, rig: Rig, platform: Platform):
     poor, elsewhere = handlers(rig)
     assert poor.identity.own_wallet is not None
-    elsewhere._acceptance._post = None
+    elsewhere._post = None
     target = platform.keys["treasury"].public
     await _empty(job, platform, poor.identity.own_wallet, target)
     assert await trained(rig) == ["refused", "refused"]
@@ -130,7 +130,7 @@ async def test_whoever_works_without_its_bond_is_not_paid_and_stops_nobody(job: 
     async def pretend(_: str, __: int) -> None:
         """Says that it posted."""
 
-    cheat._acceptance._post = pretend
+    cheat._post = pretend
     assert await trained(rig) == ["refused", "accepted"]
     assert job.round is not None and job.round.entries[0].reason == "its bond is not posted"
     await release.fn(job)
