@@ -29,7 +29,7 @@ from itertools import accumulate
 from math import ceil, inf
 from typing import NamedTuple
 
-from cloudlinkup.types import Halving
+from cloudlinkup.search import Halving
 from models.estimate import LOST
 from models.facts import Prediction
 from models.plan import BELL, LEAST_BOX, MILLION, OVER, JobPlan, RoundPlan, SeatRound

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudlinkup.types import Halving
+from cloudlinkup.search import Halving
 from models.facts import Candidate, JobFacts, Prediction
 from models.plan import JobPlan, plan_job
 from models.selection import Ranked

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudlinkup.types import Halving
+from cloudlinkup.search import Halving
 from models.facts import Prediction
 from models.plan import BELL, LEAST_BOX
 from models.trials import SearchWork, Standing, after_wave, boundary, steps_in_all
