@@ -15,13 +15,14 @@ the fastest has 8/15 of the speed and idles: nobody may weigh over a third.) Eac
 moment of the job. The product's planner and rounds (`models/simulator`) run on a simulated clock; shards jitter by 5%.
 What they are fed is measured here: the contributor's own states (`own`, as if there were no second thread for them),
 opening, quantising and sealing, and the flow's reading, judging, aggregating and publishing. The audit is
-`models/auditing`'s average for the plan's rounds, on one auditor as fast as the fastest contributor, in turn with
-training, as the product does it. Assumed: 100 Mbit/s a contributor, HANDLING seconds a round for orders and answers,
-and the finality. A step's time on the fastest is set, from what the first table measures upwards (heavier rows, slower
-machines): fixed costs weigh less as rounds get longer. The share is ideal over real time; ideal is all steps over the
-summed speed of whoever is there. "hidden" is the share if audit and finality of a round ran beside the next one
-(docs/verification.md says what that needs). Baseline: an equal split that waits for the slowest. The real stack is not
-timed: on a machine that all parts share they would wait for each other.
+`models/auditing`'s average for the plan's rounds, on one auditor as fast as the fastest contributor, and it and the
+finality run beside the next round, as in the product (`tasks/ahead`): the first and the last round wait. Assumed: 100
+Mbit/s a contributor, HANDLING seconds a round for orders and answers, and the finality. A step's time on the fastest is
+set, from what the first table measures upwards (heavier rows, slower machines): fixed costs weigh less as rounds get
+longer. The share is ideal over real time; ideal is all steps over the summed speed of whoever is there. "in turn" is
+the share if every round waited for its audit; "free" if there were none, and no finality. Baseline: an equal split that
+waits for the slowest, and for its audits. The real stack is not timed: on a machine that all parts share they would
+wait for each other.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def overhead(taken: list[Taken]) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- a whole job
 
-PARTS = ("training", "own", "sealing", "transfer", "audit", "flow", "final", "waiting")
+PARTS = ("training", "own", "sealing", "transfer", "flow", "waiting")  # "waiting": also for an audit
 
 
 @dataclass(frozen=True)
@@ -273,13 +274,13 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
     own, handling = costs.state / (plan.segment_steps * step), costs.flow * len(speeds) + HANDLING
     pure = [step * FASTEST / speed for speed in speeds]
     whole = plan.total_steps / sum(1 / seconds for seconds in pure)
-    found: dict[str, list[float]] = {key: [] for key in ("share", "hidden", "equal", *PARTS)}
+    found: dict[str, list[float]] = {key: [] for key in ("share", "turn", "free", "equal", *PARTS)}
     for _ in range(jobs):
         until = np.where(rng.random(len(speeds)) < VANISH, rng.random(len(speeds)) * whole, inf)
         if not np.isinf(until).any():
             continue
         real = []
-        for waits in (audit + finality, 0.0):
+        for waits, beside in ((0.0, audit + finality), (audit + finality, 0.0), (0.0, 0.0)):
             machines = [
                 Machine(
                     seconds * (1 + own),
@@ -288,9 +289,9 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
                 )
                 for seconds, end, speed in zip(pure, until, speeds, strict=True)
             ]
-            world = World(dispatch=waits + handling, jitter=JITTER, update=update)
+            world = World(dispatch=waits + handling, jitter=JITTER, update=update, audit=beside)
             real.append(simulate(plan, machines, np.random.default_rng(int(rng.integers(2**31))), world))
-        took, hidden = real
+        took, turn, free = real
         ideal = ideal_seconds(
             plan.total_steps, [Machine(seconds, float(end)) for seconds, end in zip(pure, until, strict=True)]
         )
@@ -300,9 +301,7 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
             "own": 100 * ideal * own / took.seconds,
             "sealing": each * costs.shard,
             "transfer": each * update / LINE,
-            "audit": each * audit,
             "flow": each * handling,
-            "final": each * finality,
         }
         parts["waiting"] = 100 - sum(parts.values())
         # equal parts: every round waits for the slowest, with the same costs beside
@@ -311,7 +310,8 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
         for key, value in parts.items():
             found[key].append(value)
         found["share"].append(100 * ideal / took.seconds)
-        found["hidden"].append(100 * ideal / hidden.seconds)
+        found["turn"].append(100 * ideal / turn.seconds)
+        found["free"].append(100 * ideal / free.seconds)
         found["equal"].append(100 * ideal / equal)
     shares = np.array(found["share"])
     again = np.random.default_rng(seed).integers(0, len(shares), (1_000, len(shares)))
@@ -366,12 +366,14 @@ def main() -> None:
         print(f"{name:10}{cells}  {'holds' if one['overhead'] <= GOAL else 'does not hold'}")
     print(f"Goal: at most {GOAL:g}% more CPU than the bare loop. Steps are faster than its own where a sum is below 0.")
     print("\nShare of the ideal, contributors of speed 1:2:4:8, 5% vanish; % of the real time")
-    print(f"{'':6}{'step':>6}{'finality':>10}{'round':>9}{'share':>8}{'interval':>15}{'hidden':>8}{'equal':>7}", end="")
+    heads = f"{'':6}{'step':>6}{'finality':>10}{'round':>9}{'share':>8}{'interval':>15}"
+    print(heads + f"{'in turn':>9}{'free':>7}{'equal':>7}", end="")
     print("".join(f"{part:>10}" for part in PARTS[1:]))
     for row in rows:
         low, high = row["interval"]
         cells = f"{row['contributors']:6}{row['step_seconds']:5g}s{row['finality']:9g}s{row['round_seconds']:8.1f}s"
-        cells += f"{row['share']:7.1f}%{f'[{low:.1f}, {high:.1f}]':>15}{row['hidden']:7.1f}%{row['equal']:6.1f}%"
+        cells += f"{row['share']:7.1f}%{f'[{low:.1f}, {high:.1f}]':>15}{row['turn']:8.1f}%"
+        cells += f"{row['free']:6.1f}%{row['equal']:6.1f}%"
         print(cells + "".join(f"{row[part]:9.1f}%" for part in PARTS[1:]))
     print(f"Goal: {SHARE_GOAL:g}%.")
 

@@ -25,6 +25,7 @@ from models.plan import JobPlan, RoundPlan, plan_round
 OPENING_LATENCY = 0.25  # seconds assumed for one opening's way here, and 100 Mbit/s for its bytes:
 OPENING_BYTES_A_SECOND = 12_500_000  # a choice between two correct ways, so an assumption does
 PLACES = 12  # of a draw that are averaged over: every one in short shards
+LONGEST = 300.0  # seconds of training of a round whose audit runs beside the next: half of what contributors credit
 ANSWER_BYTES = 700  # of a challenge and its answer without any state: seen with two contributors
 
 
@@ -118,3 +119,13 @@ def audit_cost(plan: JobPlan, job: JobFacts, first: RoundPlan | None = None) -> 
     if plan.newcomer is not None:
         total = total.plus(shard_cost(plan.newcomer_segments, costs, size, first=True, small=small), 1)
     return total
+
+
+def shown_seconds(audit: float, rounds: int, training: float) -> float:
+    """Seconds by which a job of `rounds` rounds takes longer for its audits, of `audit` seconds in all: those of the
+    first round and of the last are waited for, the others run beside the next round and show by what exceeds its
+    share of `training` (seconds in all). Where rounds are too long for that, all of them show."""
+    each, beside = audit / max(1, rounds), training / max(1, rounds)
+    if rounds <= 2 or beside > LONGEST:
+        return audit
+    return round(2 * each + (rounds - 2) * max(0.0, each - beside), 6)

@@ -33,7 +33,7 @@ import numpy as np
 from cloudlinkup.errors import BadInput, NoContributors
 from cloudlinkup.types import U64_MAX, Frozen, format_tokens
 from models.allocator import water_fill
-from models.auditing import audit_cost
+from models.auditing import audit_cost, shown_seconds
 from models.facts import Candidate, JobFacts, Limits
 from models.margin import times_p90, training_spread
 from models.newcomer import add_newcomer, racing
@@ -71,7 +71,8 @@ class QuoteInputs(Frozen):
 
 
 class Figures(Frozen):
-    """What one plan costs and takes. The audit's seconds are the auditor's, and are part of the times."""
+    """What one plan costs and takes. The audit's seconds are the auditor's; what of them no training hides is part of
+    the times."""
 
     contributors: int
     seconds_p50: float
@@ -126,7 +127,9 @@ def figures(plan: JobPlan, chosen: Sequence[Ranked], job: JobFacts, limits: Limi
     audit = audit_cost(plan, job, first)
     rounds = plan.rounds * limits.round_seconds
     steps_cost = (plan.total_steps + plan.newcomer_steps) * plan.price
-    fixed = limits.setup_seconds + rounds + audit.seconds
+    own = limits.setup_seconds + rounds
+    alone = _training(plan, chosen, own + audit.seconds, 1.0)  # as if nothing were hidden: a little too long at most
+    fixed = own + shown_seconds(audit.seconds, plan.rounds, alone)
     more = hypot(  # independent of each other
         limits.setup_seconds * (times_p90(limits.setup_spread) - 1), rounds * (times_p90(limits.round_spread) - 1)
     )

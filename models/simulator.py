@@ -6,7 +6,8 @@ planning is written a second time here: `plan_pilot`, `keep`, `returning`, `late
 `Correction` and `estimate` are called as the flow calls them.
 
 A `Simulation` goes forward by one round at a time, so that many jobs can share one fleet (`fleet`); a `Search` does so
-by waves. Not here: money beyond steps, the audit.
+by waves. An audit is so many seconds a round (`World.audit`), beside the next one where the flow lets it run there
+(`tasks/ahead`). Not here: money beyond steps, what an audit finds.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class World:
     """`dispatch`: seconds a round beside training and transfer. `jitter`: sigma of a shard's time in log space.
 
     `update`: bytes a seat and round, down and up; `rows`: bytes of a partition, when a seat gets its first work.
+    `audit`: seconds of a round's replays and of the chain's finality.
     """
 
     dispatch: float = 5.0
     jitter: float = 0.05
     update: float = 0.0
     rows: float = 0.0
+    audit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Simulation:
     told: list[Told] = field(default_factory=list)
     raced: bool = False
     over: bool = False
+    beside: float = 0.0  # seconds of an audit that runs beside the next round
 
     def __post_init__(self) -> None:
         self.began, self.left = self.now, self.plan.total_steps
@@ -178,6 +182,7 @@ class Simulation:
     def _train(self, split: RoundPlan) -> dict[int, int]:
         """Segments delivered by seat; time goes on to the end of the round."""
         took, delivered = 0.0, {}
+        known = all(self.beliefs[seat.seat].segments for seat in split.seats)
         for seat in split.seats:
             machine, fresh = self.machines[seat.seat], seat.seat not in self.transfer
             first = (self.world.update + fresh * self.world.rows) / machine.bandwidth
@@ -197,9 +202,15 @@ class Simulation:
             )
             self.left -= done * seat.segment_steps
             self.work[seat.seat] = self.work.get(seat.seat, 0.0) + done * each
-        self.now += took + self.world.dispatch
+        self.now += max(took + self.world.dispatch, self.beside)
+        self.beside = self.world.audit if known and self._goes_ahead() else 0.0
+        if not self.beside:
+            self.now += self.world.audit
         self.beliefs = {s: b for s, b in self.beliefs.items() if self.machines[s].until > self.now}
         return delivered
+
+    def _goes_ahead(self) -> bool:
+        return not self.done
 
     def _steps(self, seat: SeatRound, segments: int) -> int:
         """Of so many segments, in the steps that speeds are of."""
@@ -267,6 +278,9 @@ class Search(Simulation):
         gone, self.rung = after_wave(self.trials, self.search.halving, self.rung, self.search.segment)
         self.trials = [replace(one, state="stopped") if one.number in gone else one for one in self.trials]
         return delivered
+
+    def _goes_ahead(self) -> bool:
+        return False
 
     def _steps(self, seat: SeatRound, segments: int) -> int:
         assert seat.trial is not None

@@ -28,13 +28,12 @@ from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.schedule import outer_momentum
+from models.auditing import LONGEST
 from tasks.context import Run
 from tasks.newcomer import one_of_each
 from tasks.orders import update_name
 from tasks.state import Entry, RoundState
 from tasks.subject import generation
-
-LONGEST = 300.0  # seconds of training: half of what contributors credit (agent/checks.CREDIT_SECONDS)
 
 
 def goes_ahead(run: Run, round_: RoundState, odd: Mapping[int, str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cloudlinkup.home import Home
 from cloudlinkup.jobs import JobStore
+from models.auditing import shown_seconds
 from models.overheads import RECENT, Spent
 from models.telemetry import Telemetry
 
@@ -37,4 +38,5 @@ def one_job(receipt: dict[str, Any], training: float) -> Spent | None:
     if rounds < 1 or not once < took <= DOWN * staged + STARTS:
         return None
     # stages of two rounds may overlap: what is left of the whole, not their sum
-    return Spent(once, max(0.0, took - once - training - float(receipt.get("audit_seconds", 0.0))) / rounds)
+    audit = shown_seconds(float(receipt.get("audit_seconds", 0.0)), rounds, training)
+    return Spent(once, max(0.0, took - once - training - audit) / rounds)

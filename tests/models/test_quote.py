@@ -16,7 +16,7 @@ from cloudlinkup.types import U64_MAX
 from cloudlinkup.verify.challenge import draw
 from cloudlinkup.verify.replay import ReplayCosts, plan_openings
 from flows.quote import replay_quote
-from models.auditing import ANSWER_BYTES, audit_cost, shard_cost
+from models.auditing import ANSWER_BYTES, audit_cost, shard_cost, shown_seconds
 from models.facts import Candidate, JobFacts, Limits
 from models.margin import times_p90, training_spread
 from models.plan import plan_job, plan_round
@@ -104,9 +104,11 @@ def test_the_audit_is_part_of_the_time_and_has_its_own_figures(
     assert quote.audit_seconds == pytest.approx(expected.segments * quote.plan.segment_steps * step)
     assert 0 < quote.audit_seconds < heavy.steps * step and quote.audit_cost is None
     assert quote.audit_bytes == int(expected.bytes) > heavy.features["parameters"] * 12  # states are opened
-    fixed = limits.setup_seconds + quote.plan.rounds * limits.round_seconds + quote.audit_seconds
-    rate = sum(1 / s.prediction.seconds for s in quote.plan.seats)
-    assert quote.seconds_p50 == pytest.approx(fixed + quote.plan.total_steps / rate)
+    training = quote.plan.total_steps / sum(1 / s.prediction.seconds for s in quote.plan.seats)
+    shown = shown_seconds(quote.audit_seconds, quote.plan.rounds, training)
+    assert 0 < shown < quote.audit_seconds, "the rest of it runs beside the next rounds"
+    fixed = limits.setup_seconds + quote.plan.rounds * limits.round_seconds + shown
+    assert quote.seconds_p50 == pytest.approx(fixed + training)
     priced = ask(heavy, limits.model_copy(update={"own_hourly": HOUR}), market)
     assert priced.audit_cost == round(HOUR * quote.audit_seconds / 3600)
 
@@ -287,7 +289,9 @@ def test_the_p90_has_what_is_not_training_in_it_by_its_own_spread(
     narrow, wide = ask(heavy, exact, market), ask(heavy, loose, market)
     assert narrow.seconds_p50 == wide.seconds_p50 < narrow.seconds_p90 < wide.seconds_p90
     own = limits.setup_seconds + narrow.plan.rounds * limits.round_seconds
-    training = narrow.seconds_p50 - own - narrow.audit_seconds
+    training = narrow.plan.total_steps / sum(1 / s.prediction.seconds for s in narrow.plan.seats)
+    shown = shown_seconds(narrow.audit_seconds, narrow.plan.rounds, training)
+    assert narrow.seconds_p50 == pytest.approx(own + shown + training)
     slower = times_p90(training_spread([s.prediction for s in narrow.plan.seats]))
     assert narrow.seconds_p90 == pytest.approx(narrow.seconds_p50 + training * (slower - 1))
     margins = [limits.setup_seconds * (times_p90(1.0) - 1), (own - limits.setup_seconds) * (times_p90(0.5) - 1)]

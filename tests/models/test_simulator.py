@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlinkup.search import Halving
+from models.auditing import shown_seconds
 from models.facts import Candidate, JobFacts, Prediction
 from models.plan import JobPlan, plan_job
 from models.selection import Ranked
@@ -45,6 +46,20 @@ def test_one_machine_by_hand() -> None:
     slow = World(dispatch=5.0, jitter=0.0, update=100.0, rows=1_000.0)
     line = simulate(plan, [Machine(2.0, bandwidth=50.0)], np.random.default_rng(0), slow)
     assert line.seconds == pytest.approx(2 * STEPS + 5 * line.rounds + 2 * line.rounds + 20)
+
+
+@pytest.mark.parametrize("audit", [1.0, 10_000.0])
+def test_audits_run_beside_all_rounds_but_the_first_and_the_last(audit: float) -> None:
+    """What of them shows is what the quote says shows, where rounds are alike."""
+    plan = planned([1.0])
+    free = simulate(plan, [Machine(1.0)], np.random.default_rng(0), World(dispatch=0.0, jitter=0.0))
+    done = simulate(plan, [Machine(1.0)], np.random.default_rng(0), World(0.0, 0.0, audit=audit))
+    assert done.rounds == free.rounds > 3
+    more = done.seconds - free.seconds
+    if audit == 1.0:
+        assert more == pytest.approx(2 * audit) == shown_seconds(audit * done.rounds, done.rounds, free.seconds)
+    else:  # each is longer than a round, and begins when the one before it has ended
+        assert 2 * audit < more <= done.rounds * audit
 
 
 @settings(deadline=None, max_examples=15)

@@ -260,7 +260,7 @@ async def test_who_does_not_open_loses_that_round_and_what_it_built_on_it(market
     if rounds == "kept":
         assert last is None, "two faults in a row, and more than it would credit"
     else:
-        assert last is not None and last.outcome == "accepted", "it goes on,"
+        assert last is not None and (last.outcome, last.reason) == ("accepted", ""), "it goes on,"
         assert not fourth.ahead, "and has no credit left for a round ahead"
     while await a_round(run) is not None:
         pass
