@@ -1,6 +1,6 @@
 """Score against bytes, the audit's included: rounds over unequal contributors beside per-step data parallel training.
 
-    python -m benchmarks.bytes [--problems digits,cnn,mc] [--seeds 3] [--first 200] [--keep FOLDER] [--json]
+    python -m benchmarks.bytes [--problems digits,cnn,mc] [--seeds 3] [--optimizer muon] [--keep FOLDER] [--json]
 
 Ours is the product's training in one process: the segment runner, int4 both ways, `aggregate` (robust from four on),
 `Published.step`, optimizer state packed between rounds; no gateway, no payment, and every segment verifies.
@@ -14,8 +14,8 @@ batch, which takes four times as many steps: no bytes at all, and the quality th
 Differences are paired by seed, with a 95% t interval: points of accuracy (ours less DDP), or % of the loss (a minus is
 better). "bytes": DDP's over ours, updates and published differences. "audited": with what the audit is expected to
 move, by its own choices at the default rate (`models/auditing.py`): it replays what takes less time than to open a
-state, with a segment's time as measured here. "opened": the same if segments took so long that every replay began with
-an opened state, as adapters on a large base have it. A first round's snapshot is not counted, nor the rows.
+state, with a segment's CPU time as measured here. "opened": the same if segments took so long that every replay began
+with an opened state, as adapters on a large base have it. A first round's snapshot is not counted, nor the rows.
 
 Ways beside ours: the plain mean instead of the rule; 16 contributors (four each of 1:2:4:8; DDP then has 16 workers); a
 quarter of the seats changing hands after each round, which begin afresh.
@@ -32,7 +32,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ import numpy as np
 from benchmarks.intervals import t_interval
 from benchmarks.training_problems import PROBLEMS, WORKERS, Problem, missing
 from cloudlinkup.training.aggregate import MOST_WEIGHT, aggregate, capped
-from cloudlinkup.training.architectures import initial_weights
+from cloudlinkup.training.architectures import OPTIMIZERS, initial_weights
 from cloudlinkup.training.data import shard_rows
 from cloudlinkup.training.evaluate import evaluate
 from cloudlinkup.training.moments import unpack_moments
@@ -48,7 +48,7 @@ from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise, quantise
 from cloudlinkup.training.schedule import outer_momentum
 from cloudlinkup.training.segments import SegmentRunner
-from cloudlinkup.training.spec import ShardWork
+from cloudlinkup.training.spec import Optimizer, ShardWork
 from cloudlinkup.training.states import moments_of, state_size
 from cloudlinkup.wire.hashes import digest, sha256
 from models.auditing import later_cost, replay_costs, shard_cost
@@ -135,10 +135,10 @@ def in_rounds(problem: Problem, way: Way) -> Outcome:
             runner = SegmentRunner(
                 spec, work, published.published, rows[0], rows[1], frozen=problem.frozen, moments=begins
             )
-            began = perf_counter()
+            began = thread_time()
             while runner.run_segment():
                 pass
-            times.append((perf_counter() - began) / int(segments[seat]))
+            times.append((thread_time() - began) / int(segments[seat]))
             if kept:
                 moments[seat] = moments_of(runner.state_bytes())  # type: ignore[call-overload]
             upload = quantise(runner.update())
@@ -166,12 +166,14 @@ def plain_mean(updates: dict[int, tuple[np.ndarray, int]]) -> np.ndarray:
     return sum(w * u.astype(np.float64) for w, (u, _) in zip(weights, updates.values(), strict=True)).astype(np.float32)  # type: ignore[union-attr]
 
 
-def run(name: str, way: Way, seed: int, keep: Path | None) -> Outcome:
+def run(name: str, way: Way, seed: int, keep: Path | None, optimizer: Optimizer = "adamw") -> Outcome:
     """One run, or what is kept of it."""
-    path = None if keep is None else keep / f"{name.replace(' ', '-')}-{way.name.replace(' ', '-')}-{seed}.json"
+    by = "" if optimizer == "adamw" else f"-{optimizer}"
+    path = None if keep is None else keep / f"{name.replace(' ', '-')}-{way.name.replace(' ', '-')}-{seed}{by}.json"
     if path is not None and path.exists():
         return Outcome(**json.loads(path.read_text()))
     problem = PROBLEMS[name](seed)
+    problem = replace(problem, spec=replace(problem.spec, optimizer=optimizer))
     found = in_one_place(problem, way.workers) if way.workers else in_rounds(problem, way)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,14 +182,14 @@ def run(name: str, way: Way, seed: int, keep: Path | None) -> Outcome:
     return found
 
 
-def compare(names: list[str], seeds: range, keep: Path | None) -> list[dict[str, Any]]:
+def compare(names: list[str], seeds: range, keep: Path | None, optimizer: Optimizer = "adamw") -> list[dict[str, Any]]:
     table = []
     for name in names:
         text = PROBLEMS[name](seeds[0]).spec.task == "next_token"
         rounds = PROBLEMS[name](seeds[0]).spec.rounds
         found: dict[str, list[Outcome]] = {}
         for way in WAYS[:3] if name in SHORT else WAYS:
-            outcomes = found[way.name] = [run(name, way, seed, keep) for seed in seeds]
+            outcomes = found[way.name] = [run(name, way, seed, keep, optimizer) for seed in seeds]
             row: dict[str, Any] = {"problem": name, "way": way.name, "rounds": "" if way.workers else rounds}
             row["scores"] = [o.score for o in outcomes]
             base = found[BASELINES.get(way.name, "DDP")]
@@ -209,6 +211,7 @@ def main() -> None:
     parser.add_argument("--problems", default=",".join(PROBLEMS), help="comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=200, help="the first seed")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="of every way")
     parser.add_argument("--keep", type=Path, help="a folder of runs that are not done twice")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -219,9 +222,20 @@ def main() -> None:
         if why := missing(name):
             print(f"{name} is left out: {why}", file=sys.stderr)
     names = [name for name in names if not missing(name)]
-    table = compare(names, range(given.first, given.first + given.seeds), given.keep)
+    table = compare(names, range(given.first, given.first + given.seeds), given.keep, given.optimizer)
     if given.json:
-        print(json.dumps({"benchmark": "bytes", "seeds": given.seeds, "first": given.first, "rows": table}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "benchmark": "bytes",
+                    "optimizer": given.optimizer,
+                    "seeds": given.seeds,
+                    "first": given.first,
+                    "rows": table,
+                },
+                indent=2,
+            )
+        )
         return
     print(f"{given.seeds} seeds from {given.first}; bytes: DDP's over ours, without the audit's and with")
     print(f"{'problem':10}{'way':20}{'rounds':>11}{'score':>9}{'less DDP':>24}{'bytes':>9}{'audited':>9}{'opened':>9}")

@@ -131,6 +131,7 @@ class TrainSpec(Frozen):
     where a pass would keep more than 2 GiB.
     `class_weights`: "balanced" (rows / (classes x rows of the class)), or one number a class, in the labels' order.
     `lr`: the peak learning rate; "auto" chooses one of three by a pilot (docs/rounds.md).
+    `optimizer`: "adamw", or "muon", which moves hidden matrices by their orthogonalised momentum (docs/rounds.md).
     `rounds`: "stateless" or "kept" optimizer state between rounds (docs/rounds.md); "auto" chooses.
     `initial`: weights to begin with instead of drawn ones (docs/models.md).
     `patience`: rounds without the score improving by more than `min_improvement` after which the job ends.
@@ -143,6 +144,7 @@ class TrainSpec(Frozen):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Annotated[int, Field(ge=1, le=CAPS["batch"])] | Literal["auto"] = "auto"
     class_weights: Literal["balanced"] | Weights | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
     rounds: Literal["auto", "stateless", "kept"] = "auto"
     patience: Annotated[int, Field(ge=1, le=1_000)] | None = None
     min_improvement: Annotated[float, Field(ge=0, lt=1e6)] = 0.0

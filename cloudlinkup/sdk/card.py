@@ -150,7 +150,8 @@ def _training(spec: TrainingSpec, metrics: Facts, receipt: Facts | None) -> Iter
         yield f"{len(back)} rounds were taken back and done again, as the score on held-out rows fell"
     kept = spec.rounds == "kept"
     state = "kept by each contributor across rounds, outer momentum" if kept else "fresh each round"
-    yield f"AdamW ({state}), peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (
+    name = "Muon for hidden matrices, AdamW for the rest" if spec.optimizer == "muon" else "AdamW"
+    yield f"{name} ({state}), peak learning rate {spec.lr:g}, seed {spec.seed}, {spec.precision}" + (
         ", rows weighted by class" if spec.class_weights else ""
     )
     if receipt:

@@ -133,6 +133,7 @@ def spec_of(
         precision=job.train.precision,
         class_weights=class_weights,
         rounds=rounds_of(job, rows),
+        optimizer=job.train.optimizer,
         frozen=frozen,
     )
     try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TASKS = ("classification", "regression", "next_token")
 PRECISIONS = ("fp32", "bf16")
+OPTIMIZERS = ("adamw", "muon")
 MAX_OUTPUTS = caps.OUTPUTS
 MAX_INPUTS = caps.INPUTS
 MAX_PARAMETERS = caps.PARAMETERS  # that are trained
@@ -53,6 +54,8 @@ def check_spec(spec: TrainingSpec) -> None:
         raise ValueError(f"task must be one of {', '.join(TASKS)}")
     if spec.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
+    if spec.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}")
     kind = kind_of(spec)
     if spec.task not in kind.tasks:
         raise ValueError(f"model.kind {spec.model['kind']} does not do {spec.task}, but {', '.join(kind.tasks)}")

@@ -1,9 +1,9 @@
 """A shard's training, segment by segment: what the contributor runs and what the audit replays.
 
-AdamW (0.9, 0.99, eps 1e-8, no decay), learning rate by `schedule`; its moments begin at zero, or, of a spec that keeps
-state across rounds, where the seat's last shard ended. Same spec, work, start, rows, threads and device class give the
-same bytes: rows come from raw Philox words, sums from fixed-order kernels. Step i's rows depend on i alone, so a replay
-of one segment needs none before it.
+AdamW (0.9, 0.99, eps 1e-8, no decay), and `muon` beside it where the spec says so; learning rate by `schedule`. Its
+moments begin at zero, or, of a spec that keeps state across rounds, where the seat's last shard ended. Same spec, work,
+start, rows, threads and device class give the same bytes: rows come from raw Philox words, sums from fixed-order
+kernels. Step i's rows depend on i alone, so a replay of one segment needs none before it.
 
 A state's bytes and hash: `states`. On CUDA it asks torch for deterministic kernels and no TF32 (process-wide).
 """
@@ -20,6 +20,7 @@ from cloudlinkup.training.architectures import parameter_count
 from cloudlinkup.training.data import check_rows
 from cloudlinkup.training.devices import deterministic
 from cloudlinkup.training.gradients import make_gradient
+from cloudlinkup.training.muon import direction, matrices
 from cloudlinkup.training.networks.kind import FrozenWeights
 from cloudlinkup.training.schedule import rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
@@ -71,6 +72,7 @@ class SegmentRunner:
         self._w, self._m, self._v = (torch.zeros(count, device=device) for _ in range(3))
         self._w.copy_(torch.from_numpy(self._published))
         self._gradient, self._scratch = torch.zeros_like(self._w), torch.zeros_like(self._w)
+        self._matrices = matrices(spec)
         self._network = make_gradient(spec, self._w, self._gradient, frozen)
         self._key = np.frombuffer(digest("epochs", work.seed)[:16], "<u8")
         self._epochs: dict[int, np.ndarray] = {}
@@ -137,7 +139,7 @@ class SegmentRunner:
         return found
 
     def step(self, index: int) -> None:
-        """The shard's step `index` (0-based): gradient on its rows, one AdamW update."""
+        """The shard's step `index` (0-based): gradient on its rows, one update."""
         rows = torch.from_numpy(self.rows(index)).to(self._x.device)
         self._network.compute(self._x.index_select(0, rows), self._y.index_select(0, rows))
         self._steps += 1
@@ -149,7 +151,13 @@ class SegmentRunner:
         self._v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
         torch.sqrt(self._v, out=scratch)
         scratch.mul_((1 - BETA2**self._steps) ** -0.5).add_(EPSILON)
-        self._w.addcdiv_(self._m, scratch, value=-lr / (1 - BETA1**self._steps))
+        if not self._matrices:
+            self._w.addcdiv_(self._m, scratch, value=-lr / (1 - BETA1**self._steps))
+            return
+        torch.div(self._m, scratch, out=scratch).mul_(1 / (1 - BETA1**self._steps))
+        for matrix in self._matrices:
+            matrix.of(scratch).copy_(direction(matrix.of(g), matrix.of(self._m), BETA1))
+        self._w.add_(scratch, alpha=-lr)
 
     # ------------------------------------------------------------ state and result
 

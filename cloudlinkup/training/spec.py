@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 Task = Literal["classification", "regression", "next_token"]
 Precision = Literal["fp32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TrainingSpec:
     rounds: Literal["stateless", "kept"] = "stateless"  # what becomes of optimizer state between rounds (`schedule`)
     micro_batch: int | None = None
     frozen: str | None = None
+    optimizer: Optimizer = "adamw"
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""

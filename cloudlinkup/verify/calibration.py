@@ -93,8 +93,10 @@ class Calibration:
 
 
 def architecture_hash(spec: TrainingSpec) -> str:
-    """Of what decides how a step rounds: network, sizes, batch, its pieces, task; not seed, learning rate or rows."""
+    """Of what decides how a step rounds: network, sizes, batch, its pieces, task, optimizer; not seed, learning rate or
+    rows."""
     facts = [spec.task, spec.model, spec.inputs, spec.outputs, spec.batch, spec.micro_batch, spec.frozen]
+    facts += [spec.optimizer] if spec.optimizer != "adamw" else []  # so that what was measured before stays valid
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

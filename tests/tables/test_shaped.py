@@ -64,7 +64,8 @@ def test_a_model_that_does_not_fit_the_table_is_refused_by_field(images: pd.Data
     assert caught.value.field == field
 
 
-def test_the_precision_and_the_pieces_go_into_the_spec(images: pd.DataFrame):
-    spec = prepare(images, job(CNN, precision="bf16", micro_batch=4)).spec
-    assert (spec.precision, spec.micro_batch) == ("bf16", 4)
-    assert prepare(images, job(CNN)).spec.micro_batch is None
+def test_the_precision_the_pieces_and_the_optimizer_go_into_the_spec(images: pd.DataFrame):
+    spec = prepare(images, job(CNN, precision="bf16", micro_batch=4, optimizer="muon")).spec
+    assert (spec.precision, spec.micro_batch, spec.optimizer) == ("bf16", 4, "muon")
+    plain = prepare(images, job(CNN)).spec
+    assert (plain.micro_batch, plain.optimizer) == (None, "adamw")

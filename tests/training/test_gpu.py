@@ -33,7 +33,7 @@ except ImportError:  # a bare machine
 CUDA = torch.cuda.is_available()
 WHY = "needs a CUDA device, and torch finds none"
 WORK = ShardWork(b"g" * 32, 5, 3, 0, 400_000)
-CHANGES = ({}, {"precision": "bf16"}, {"micro_batch": 3})
+CHANGES = ({}, {"precision": "bf16"}, {"micro_batch": 3}, {"optimizer": "muon"})
 
 
 def run(spec: TrainingSpec, segments: int = 3, device: str = "cuda") -> SegmentRunner:

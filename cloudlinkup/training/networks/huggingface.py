@@ -85,7 +85,9 @@ class HuggingFace:
         if lora is None:
             drawn = STANDARD_DEVIATION * sqrt(3.0)  # uniform, of the same deviation
             return tuple(
-                TensorLayout(t.name, t.shape, drawn) if t.start is None else TensorLayout(t.name, t.shape, 0.0, t.start)
+                TensorLayout(t.name, t.shape, drawn, edge=not t.target)
+                if t.start is None
+                else TensorLayout(t.name, t.shape, 0.0, t.start)
                 for t in hub.tensors(spec.model["config"])
             )
         parts: list[TensorLayout] = []

@@ -24,12 +24,13 @@ FrozenWeights = Mapping[str, np.ndarray]  # tensors that are not trained, by nam
 @dataclass(frozen=True)
 class TensorLayout:
     """One trained tensor, in the order of the flat vector. It starts uniform in +-`bound`, or at `constant` where
-    `bound` is 0."""
+    `bound` is 0. `edge`: an embedding, or what gives the outputs, whose matrices Muon leaves to AdamW."""
 
     name: str
     shape: tuple[int, ...]
     bound: float = 0.0
     constant: float = 0.0
+    edge: bool = False
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ Every error names the layer by its position, like ``model.layers[3].out``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,7 @@ def plan_layers(layers: object, shape: Shape, where: str = PLACE) -> list[Planne
 def named(planned: list[Planned]) -> tuple[TensorLayout, ...]:
     """The tensors of layers that follow each other, named by position as `torch.nn.Sequential` names them."""
     return tuple(
-        TensorLayout(f"{number}.{tensor.name}", tensor.shape, tensor.bound, tensor.constant)
-        for number, one in enumerate(planned)
-        for tensor in one.tensors
+        replace(tensor, name=f"{number}.{tensor.name}") for number, one in enumerate(planned) for tensor in one.tensors
     )
 
 
@@ -255,13 +253,13 @@ def _embedding(layer: Fields, shape: Shape, at: str) -> Planned:
     words = whole(f"{at}.words", layer["words"], 2, caps.OUTPUTS)
     width = whole(f"{at}.width", layer["width"], 1, caps.WIDTH)
     after = (shape[0], width)
-    tensor = TensorLayout("weight", (words, width), sqrt(3.0 / width))  # rows of length about 1
+    tensor = TensorLayout("weight", (words, width), sqrt(3.0 / width), edge=True)  # rows of length about 1
     return Planned(after, partial(_own, "Embedding", words, width), (tensor,), prod(after) + 4 * shape[0])
 
 
 def _positions(layer: Fields, shape: Shape, at: str) -> Planned:
     _needs(shape, at, "positions", 2)
-    tensor = TensorLayout("weight", shape, 0.02 * sqrt(3.0))
+    tensor = TensorLayout("weight", shape, 0.02 * sqrt(3.0), edge=True)
     return Planned(shape, partial(_own, "Positions", *shape), (tensor,), prod(shape))
 
 

@@ -6,6 +6,7 @@ layer from the input, each layer's weight (out first) row by row, then its bias.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ class Sequential:
         _plan(spec, *self.expand(spec))
 
     def layout(self, spec: TrainingSpec) -> tuple[TensorLayout, ...]:
-        return named(_plan(spec, *self.expand(spec))[1])
+        tensors = named(_plan(spec, *self.expand(spec))[1])
+        last = max(number for number, tensor in enumerate(tensors) if len(tensor.shape) > 1)  # gives the outputs
+        return (*tensors[:last], replace(tensors[last], edge=True), *tensors[last + 1 :])
 
     def activations(self, spec: TrainingSpec) -> int:
         planned = _plan(spec, *self.expand(spec))[1]

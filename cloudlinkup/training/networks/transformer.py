@@ -56,9 +56,9 @@ class Transformer:
     def layout(self, spec: TrainingSpec) -> tuple[TensorLayout, ...]:
         model = spec.model
         width, depth = model["width"], model["depth"]
-        parts = [TensorLayout("tokens.weight", (spec.outputs, width), _BOUND)]
+        parts = [TensorLayout("tokens.weight", (spec.outputs, width), _BOUND, edge=True)]
         if model["positions"] == "learned":
-            parts.append(TensorLayout("positions.weight", (spec.inputs, width), _BOUND))
+            parts.append(TensorLayout("positions.weight", (spec.inputs, width), _BOUND, edge=True))
         into = _BOUND / sqrt(2 * depth)
         for block in range(depth):
             at = f"blocks.{block}."
@@ -70,7 +70,7 @@ class Transformer:
             parts += _linear(f"{at}1.3.", 4 * width, width, into)
         parts += normalised("norm.", width)
         if not model["tied"]:
-            parts.append(TensorLayout("head.weight", (spec.outputs, width), _BOUND))
+            parts.append(TensorLayout("head.weight", (spec.outputs, width), _BOUND, edge=True))
         return tuple(parts)
 
     def activations(self, spec: TrainingSpec) -> int:
