@@ -129,10 +129,12 @@ def watched(way: str, kind: str, path: Path) -> dict[str, float]:
     thread = threading.Thread(target=look)
     thread.start()
     began = time.perf_counter()
-    size = {"ours": ours, "whole": whole}[way](kind, path)
+    try:
+        size = {"ours": ours, "whole": whole}[way](kind, path)
+    finally:
+        over.set()
+        thread.join()
     seconds = time.perf_counter() - began
-    over.set()
-    thread.join()
     told = {"own": peak[0] - own, "resident": status("VmHWM") - resident}
     return told | {"seconds": seconds, "prepared": size / 1e6}
 
