@@ -107,7 +107,8 @@ def whole(kind: str, path: Path) -> int:
     if kind == "text":
         tokens = np.frombuffer(path.read_bytes(), np.uint8)
         runs, _ = stretches(len(tokens), CONTEXT, job(kind, path))
-        return sum(tokens[first:last].astype(np.int32).nbytes for first, last in runs)
+        held = [tokens[first:last].astype(np.int32) for first, last in runs]  # all of them at once
+        return sum(one.nbytes for one in held)
     frame = pd.read_parquet(path) if kind == "parquet" else pd.read_csv(path)
     return int(frame.memory_usage(deep=True).sum())
 

@@ -16,12 +16,11 @@ from prefect.runtime import flow_run
 
 from cloudlinkup.errors import BadInput, CloudLinkUpError, JobFailed
 from cloudlinkup.types import JobSpec
-from tasks.ahead import give_up
 from tasks.allocate import allocate
 from tasks.context import Run, open_run
 from tasks.deliver import deliver
 from tasks.escrow import escrow_lock
-from tasks.rebalance import close_round, rebalance
+from tasks.rebalance import close_round, give_up, rebalance
 from tasks.release import release
 from tasks.rounds import next_round
 from tasks.segment import segment
@@ -50,15 +49,24 @@ async def _stages(run: Run) -> None:
     await allocate(run)
     if run.state.stage not in ("deliver", "settle"):  # else it ended already, and its account may be gone
         await escrow_lock(run)
-        while await next_round(run):
+        while await _goes_on(run):
             await order_round(run)
             await _both(train_round(run), close_round(run))
             await verify_round(run)
             await release(run)
             await rebalance(run)
-        await close_round(run)
     await deliver(run)
     await settle(run)
+
+
+async def _goes_on(run: Run) -> bool:
+    """Whether there is a further round; asked once more when the last one's audit is over, which may leave work."""
+    if await next_round(run):
+        return True
+    if run.open is None:
+        return False
+    await close_round(run)
+    return await next_round(run)
 
 
 async def _both(training: Awaitable[None], audit: Awaitable[None]) -> None:
@@ -80,7 +88,7 @@ async def _close_books(run: Run, error: CloudLinkUpError) -> None:
                 await close_round(run)
             except CloudLinkUpError as failed:
                 run.log.warning("given_up", why=str(failed)[:120])
-                give_up(run)
+                await give_up(run)
     run.store.fail(run.request_id, describe(error), final=final and not locked)
     if final and locked:
         if run.prepared is not None and run.state.generation:

@@ -7,7 +7,8 @@ commitment alone. What its audit does not accept is taken out again: the weights
 and the next round's updates are added to that. Those had begun with the worse weights; that is the price.
 
 A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait for
-their audit, and so do rounds of somebody with a gap in its awards (it did not open once, or a dispute holds them back).
+their audit, and so do rounds of somebody with a gap in its awards (it did not open once, a result got lost on its way,
+or a dispute holds them back).
 A round waits too with somebody in it that has no verified round in this job, or with an update that a gate finds odd:
 whoever is likeliest to cheat is in no model before its audit. The last round waits as well, and a search's waves do,
 since a training there goes on from its own last state.
@@ -44,7 +45,7 @@ def goes_ahead(run: Run, round_: RoundState, odd: Mapping[int, str]) -> bool:
     step = int(run.state.plan["segment_steps"])
     done = run.state.steps_done + step * sum(entry.segments for entry in inside)
     seats = [run.state.seat(entry.seat) for entry in inside]
-    known = all(seat.rounds_done > 0 and not seat.unopened for seat in seats) and not run.state.awards
+    known = all(s.rounds_done > 0 and not s.unopened and not s.gap for s in seats) and not run.state.awards
     short = max((entry.seconds for entry in inside), default=0.0) <= LONGEST
     return known and short and run.state.total_steps - done >= step
 
@@ -78,6 +79,8 @@ def without_misses(run: Run, round_: RoundState) -> Published | None:
     inside, kept = _inside(round_)
     if kept == inside or round_.round in run.state.rolled_back:
         return None
+    if not round_.led_to:
+        return run.weights
     before, now = generation(run, round_.generation), run.weights
     if kept:
         with suppress(ValueError):  # it diverges without them: then it is as if the round had not been
@@ -92,9 +95,10 @@ def take_out(run: Run, round_: RoundState, weights: Published) -> None:
     inside, kept = _inside(round_)
     run.published = weights
     run.state.steps_done += _steps(run, kept) - _steps(run, inside)
-    run.state.unpublished = True
-    if run.state.best_generation == run.state.generation:
-        run.state.best_score, run.state.best_generation = None, 0
+    run.state.unpublished = run.state.unpublished or bool(round_.led_to)
+    if round_.best_before is not None:  # what that round scored says nothing
+        best = round_.best_before
+        run.state.best_score, run.state.best_generation, run.state.best_round, run.state.worse_rounds = best
     gone = {str(entry.seat): entry.reason for entry in inside if entry not in kept}
     run.event("taken_out", round=round_.round, seats=gone)
 
@@ -107,18 +111,3 @@ def _inside(round_: RoundState) -> tuple[list[Entry], list[Entry]]:
 
 def _steps(run: Run, entries: list[Entry]) -> int:
     return int(run.state.plan["segment_steps"]) * sum(entry.segments for entry in one_of_each(entries))
-
-
-def give_up(run: Run) -> None:
-    """The open round of a job that failed: what was not awarded is not in the weights either."""
-    round_ = run.open
-    if round_ is None or round_.stage == "awarded":
-        return
-    for entry in round_.entries:
-        if counts(entry):
-            entry.outcome, entry.reason = "lost", "the job failed before its award"
-    if (weights := without_misses(run, round_)) is not None:
-        take_out(run, round_, weights)
-    round_.stage, run.state.judged, run.open = "finished", round_.mark, None
-    run.save_round(round_)
-    run.save()

@@ -35,11 +35,14 @@ def under_the_root(round_: RoundState) -> list[Entry]:
     return sorted((e for e in round_.entries if e.root and e.outcome in UNDER), key=lambda e: e.seat)
 
 
-async def hand_over_open(run: Run, seat: Seat) -> None:
-    """The path of the round before, whose audit is yet to come: without it the seat takes no order."""
+async def hand_over_open(run: Run, seat: Seat) -> bool:
+    """The path of the round before, whose audit is yet to come; whether it was taken. Without it the seat takes no
+    order."""
+    taken = False
     for entry in [] if run.open is None else under_the_root(run.open):
         if run.open is not None and entry.seat == seat.seat:
-            await _hand_over(run, run.open, entry, more=True)
+            taken |= await _hand_over(run, run.open, entry, more=True)
+    return taken
 
 
 async def _hand_over(run: Run, round_: RoundState, entry: Entry, *, more: bool = False) -> bool:

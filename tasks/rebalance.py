@@ -23,7 +23,7 @@ from tasks.ahead import averaged, counts, momentum, take_out, without_misses
 from tasks.context import Run
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
-from tasks.release import award_entries
+from tasks.release import award_entries, dispute_rejected
 from tasks.rounds import rows_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
@@ -90,6 +90,22 @@ async def close_round(run: Run) -> None:
         for entry in round_.entries:  # nobody is paid for it any more, so nothing of it is delivered
             if entry.outcome == "accepted":
                 entry.outcome, entry.reason = "lost", "the deadline passed before its award"
+        await dispute_rejected(run, round_)
+    await _close(run, round_)
+
+
+async def give_up(run: Run) -> None:
+    """Ends the open round of a job that failed: what it has no award for is not in the weights either."""
+    round_ = run.open
+    if round_ is None:
+        return
+    for entry in round_.entries if run.state.awards_round < round_.round else ():
+        if counts(entry):
+            entry.outcome, entry.reason = "lost", "the job failed before its award"
+    await _close(run, round_)
+
+
+async def _close(run: Run, round_: RoundState) -> None:
     with run.timed("rebalance"):
         if run.state.judged != round_.mark:
             weights = await asyncio.to_thread(without_misses, run, round_)
@@ -163,10 +179,13 @@ def _advance(run: Run, round_: RoundState) -> None:
             run.write(f"base-{published.rounds}.txt", base.encode())
             run.write(f"weights-{published.rounds}.bin", published.to_bytes())
             run.state.unpublished = False
+            round_.led_to = published.rounds
         run.state.steps_done += step * sum(entry.segments for entry in taken)
     run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     if taken:
+        state = run.state
+        round_.best_before = state.best_score, state.best_generation, state.best_round, state.worse_rounds
         _look_for_the_best(run)
 
 
@@ -239,7 +258,9 @@ def _tally(run: Run, entry: Entry) -> None:
         seat.accepted += entry.segments
         seat.steps += entry.segments * int(run.state.plan["segment_steps"])
         return
-    seat.moments, seat.moments_steps = "", 0  # what it ended with was not judged, or is not to be gone on from
+    if seat.moments == entry.end_moments:  # what it ended with was not judged, or is not to be gone on from
+        seat.moments, seat.moments_steps = "", 0
+    seat.gap = seat.gap or (entry.outcome == "refused" and entry.reason.startswith("credit"))
     if entry.outcome == "rejected":
         seat.rejected += entry.segments
         seat.state = "rejected"

@@ -158,18 +158,22 @@ async def _chain(run: Run) -> Job:
 
 
 def _out_of_patience(run: Run) -> bool:
-    """Whether the score on held-out rows has not improved for `train.patience` rounds; says so in the state."""
+    """Whether the score on held-out rows has not improved for `train.patience` rounds; says so in the state, unless the
+    audit of the last one is to come: it may have to be done again."""
     patience, state = run.job.train.patience, run.state
     if patience is None or state.worse_rounds < patience:
         return False
+    if run.open is not None:
+        return True
     state.ended_early = f"no better on held-out rows for {patience} rounds: the best round is delivered"
     return True
 
 
 def _too_late(run: Run, now: int) -> bool:
-    """Awards stop at the deadline: a round is begun only when twice the last one's time is left."""
+    """Awards stop at the deadline: a round is begun only when twice the last one's time is left, and an audit's, which
+    may have run beside it."""
     assert run.state.terms is not None
-    return now + 2 * max(run.state.round_seconds, 1.0) >= run.state.terms.deadline
+    return now + 2 * max(run.state.round_seconds, 1.0) + run.state.judging >= run.state.terms.deadline
 
 
 def _affordable(run: Run, job: Job, plan: JobPlan) -> dict[int, int] | None:

@@ -62,6 +62,7 @@ class Seat(Kept):
     dropped: bool = False  # it took part in the pilot and was not kept, or is the job's newcomer: it has no place
     transfer: float = 0.0  # seconds from its last order to the Ack
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
+    gap: bool = False  # it refused an order as a round of it stayed without an award
     unopened: int = 0  # rounds that it committed to and then did not open
     has_weights: int = -1  # published generation that its cache holds
     moments: str = ""  # where optimizer state is kept: SHA-256 of what its last accepted shard ended with
@@ -122,6 +123,7 @@ class JobState(Kept):
     seats: list[Seat] = []
     round: int = 0  # last finished
     counted: str = ""  # mark of the last round whose shards this state counts, finished or not
+    judging: float = 0.0  # seconds of the last round's audit, the chain's finality included
     judged: str = ""  # mark of the last round whose audit it counts
     worked: float = 0.0  # seconds spent on rounds: `Run.worked`
     unpublished: bool = False  # the weights lost a late miss that was never published
@@ -224,6 +226,9 @@ class RoundState(Start):
     secret: str
     generation: int = 0  # of the weights that its shards begin with
     steps_before: int = 0  # of the job
+    led_to: int = 0  # the generation that its updates made; 0: none, or they were taken back
+    best_before: tuple[float | None, int, int, int] | None = None  # the job's best score, its generation and round, and
+    # the rounds since then, before this round
     root: str = ""
     commit_slot: int = 0
     ahead: bool = False  # its updates are in the weights before its audit ends, which runs beside the next round

@@ -177,8 +177,10 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
         elif bad.reason == "moments" and order.moments is not None:  # it lost them: it begins afresh
             seat.moments, seat.moments_steps = "", 0
             run.event("fresh_state", round=round_.round, seat=seat.seat)
-        elif bad.reason == "inclusion" and not offered and await hand_over_paths(run, seat):
+        elif bad.reason == "inclusion" and not offered:
             offered = True
+            if not await hand_over_open(run, seat) and not await hand_over_paths(run, seat):
+                return
         else:
             return
         entry.order = make_order(

@@ -8,6 +8,7 @@ challenge is drawn at `confirmed` and held against the finalized chain before it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from prefect import task
@@ -47,7 +48,9 @@ async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) 
                 round_.ahead = True
                 run.save_round(round_)
             else:
+                began = time.monotonic()
                 await _judge(run, round_, odd)
+                run.state.judging = time.monotonic() - began
     run.save()  # with the seconds that it took
     if round_.stage == "committed":
         return
@@ -79,7 +82,7 @@ def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list
 async def _commit(run: Run, round_: RoundState) -> None:
     """Nothing is committed where nothing came: the round's number then stays free."""
     gone = run.state.rejected_wallets()
-    for entry in committed(round_):
+    for entry in [] if round_.ahead else committed(round_):  # of one that is committed once more it was settled then
         seat = run.state.seat(entry.seat)  # as the audit of the round before left it, which ended meanwhile
         if seat.wallet in gone:
             entry.outcome, entry.reason = "refused", "its work of the round before was rejected"

@@ -169,14 +169,17 @@ def latest_delivered(done: Sequence[Delivered], before: int) -> list[Delivered]:
 
 
 def unawarded(record: SeatRecord, awarded: int, before: int) -> tuple[int, float]:
-    """(rounds, seconds of work) that the chain has not awarded, oldest rounds first against what it has."""
-    left = awarded - record.baseline
+    """(rounds, seconds of work) that what the chain has not awarded comes to: the fewest that earn as much.
+
+    Awards are totals, so which round one lacks is not to be seen: only that one round's pay is owed, say, or two's.
+    """
+    done = latest_delivered(record.done, before)
+    owed = sum(entry.pay for entry in done) - (awarded - record.baseline)
     rounds, seconds = 0, 0.0
-    for entry in latest_delivered(record.done, before):
-        if left >= entry.pay:
-            left -= entry.pay
-            continue
-        left, rounds, seconds = 0, rounds + 1, seconds + entry.seconds
+    for entry in sorted(done, key=lambda entry: (-entry.pay, entry.round)):
+        if owed <= 0:
+            break
+        owed, rounds, seconds = owed - entry.pay, rounds + 1, seconds + entry.seconds
     return rounds, seconds
 
 

@@ -126,7 +126,7 @@ async def open_frozen_weights(
     return found
 
 
-KEEP_MOMENTS = 3  # also what the present order and the one before began with: that one's audit may be under way
+KEEP_MOMENTS = 4  # also what the present order, an attempt at it and the one before began with, which may be audited
 
 
 async def open_moments(order: Order, count: int, files: JobFiles) -> bytes | None:

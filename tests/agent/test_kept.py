@@ -56,13 +56,13 @@ async def kept_round(desk: Desk, number: int, **changes: Any) -> tuple[Signed, T
 
 async def test_rounds_go_on_from_each_other(desk: Desk) -> None:
     moments, named = None, {}
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 5):
         signed, _, commit = await kept_round(desk, number, **named)
         found = states(desk, signed, moments)
         moments = moments_of(found[-1])
         assert commit.end_moments == sha256(moments)
         named = {"moments": sha256(moments), "steps_before": number * STEPS_A_ROUND}
-    assert len(list((desk.jobs / JOB_ID).glob("moments-*"))) == 3
+    assert len(list((desk.jobs / JOB_ID).glob("moments-*"))) == 4
     await desk.handler.finish(FinishCall(job_id=JOB_ID, reason="done"))
     assert not list(desk.jobs.iterdir())
 

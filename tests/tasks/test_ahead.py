@@ -22,12 +22,11 @@ from cloudlinkup.training.segments import SegmentRunner
 from flows.train import _both
 from models.plan import PlannedSeat
 from models.telemetry import Telemetry
-from tasks.ahead import give_up
 from tasks.awards import owed, read_job
 from tasks.context import Run
 from tasks.deliver import best_weights
 from tasks.orders import update_name
-from tasks.rebalance import close_round, rebalance
+from tasks.rebalance import close_round, give_up, rebalance
 from tasks.release import release
 from tasks.rounds import Correction, next_round
 from tasks.state import RoundState
@@ -222,7 +221,7 @@ async def test_a_failed_job_delivers_nothing_that_was_not_awarded(market: Rig) -
     await a_round(run)
     before = run.weights.weights.copy()
     await a_round(run)
-    give_up(run)
+    await give_up(run)
     np.testing.assert_array_equal(best_weights(run), before)
     assert run.open is None
 
@@ -267,6 +266,42 @@ async def test_who_does_not_open_loses_that_round_and_what_it_built_on_it(market
     job = await read_job(run)
     assert [s.awarded for s in job.seats] == [seat.steps * PRICE for seat in run.state.seats]
     assert run.state.steps_done == run.state.total_steps == sum(seat.steps for seat in run.state.seats)
+
+
+async def test_a_commitment_that_the_chain_gave_up_is_made_again_and_the_round_judged(market: Rig) -> None:
+    run = market.run
+    run.prepared = replace(run.data, spec=replace(run.data.spec, rounds="kept"))
+    await a_round(run)
+    second = await a_round(run)
+    assert second is not None and second.ahead
+    second.stage = "trained"  # as NotConfirmed leaves it
+    await close_round.fn(run)
+    assert {(e.outcome, e.void) for e in second.entries} == {("accepted", "")}
+
+
+async def test_a_round_that_is_taken_out_leaves_no_mark_on_patience(market: Rig) -> None:
+    run = market.run
+    train = run.job.train.model_copy(update={"patience": 1, "min_improvement": 0.0})
+    run.job = run.job.model_copy(update={"train": train})
+    await a_round(run)
+    best = run.state.best_score, run.state.best_generation, run.state.best_round, run.state.worse_rounds
+    cheat(market, 0)
+    second = await a_round(run)
+    assert second is not None and second.ahead
+    run.state.worse_rounds = 1  # as if its score had been worse
+    assert not await next_round(run) and not run.state.ended_early, "not before its audit"
+    await close_round.fn(run)
+    state = run.state
+    assert (state.best_score, state.best_generation, state.best_round, state.worse_rounds) == best
+    assert await next_round(run)
+
+
+async def test_who_refused_for_want_of_credit_is_in_no_round_ahead(market: Rig) -> None:
+    run = market.run
+    await a_round(run)
+    run.state.seat(1).gap = True
+    second = await a_round(run)
+    assert second is not None and not second.ahead
 
 
 class Killed(BaseException):
