@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.errors import ProgramError, ShardTimeout
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.training.aggregate import aggregate
@@ -20,7 +19,6 @@ from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.segments import SegmentRunner
 from flows.train import _both
-from models.plan import PlannedSeat
 from models.telemetry import Telemetry
 from tasks.awards import owed, read_job
 from tasks.context import Run
@@ -28,16 +26,15 @@ from tasks.deliver import best_weights
 from tasks.orders import update_name
 from tasks.rebalance import close_round, give_up, rebalance
 from tasks.release import release
-from tasks.rounds import Correction, next_round
+from tasks.rounds import next_round
 from tasks.state import RoundState
 from tasks.subject import generation
 from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
+from tests.tasks.on_chain import PRICE, join
 from tests.tasks.test_ending import PLAN, lock
-
-PRICE = 7
 
 
 class SkipsSteps(SegmentRunner):
@@ -61,29 +58,10 @@ def quiet(run: Run) -> None:
 @pytest.fixture
 async def market(rig: Rig, platform: Platform) -> AsyncIterator[Rig]:
     """Three contributors with a place each in a job that is locked on a real chain, not begun."""
-    run, keys = rig.run, platform.keys
+    run = rig.run
     rig.add("three")
-    run.job = run.job.model_copy(update={"contributors": run.job.contributors.model_copy(update={"max": 3})})
     async with Ledger.connect(platform.chain.url, platform.chain.program_id, poll=0.02) as ledger:
-        run.ledger, run.mint, run.owner, run.decimals = ledger, platform.mint, keys["owner"].public, 6
-        run.operator, run.verifier, run.sponsor = keys["operator"], keys["verifier"], keys["sponsor"]
-        run.cranker, run.genesis = keys["cranker"], await ledger.genesis()
-        for one in rig.cluster.by_agent.values():
-            one.handler._chain = RpcChain(platform.chain.url, str(platform.chain.program_id))
-            one.handler.terms = replace(one.handler.terms, genesis=run.genesis)
-        settings = {"rpc_url": platform.chain.url, "mint": str(platform.mint), "owner": str(run.owner)}
-        run.settings = replace(run.settings, **settings, challenge_delay=1)
-        places = tuple(
-            PlannedSeat(
-                seat=s.seat,
-                agent=s.agent,
-                wallet=s.wallet,
-                device_class=s.device_class,
-                ask=PRICE,
-                prediction=Correction(**s.belief).prediction,
-            )
-            for s in run.state.seats
-        )
+        places = await join(rig, platform, ledger, 3)
         run.state.plan = json.loads(PLAN.model_copy(update={"seats": places, "known": (0, 1, 2)}).model_dump_json())
         await lock(run, platform, 3_600)
         quiet(run)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.errors import ContributorLost
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.quantize import dequantise
-from models.plan import PlannedSeat
 from models.telemetry import Telemetry
-from tasks import rounds
 from tasks.awards import read_job
 from tasks.orders import read_order, update_name
 from tasks.rebalance import _count, _count_audit, _record
@@ -27,6 +23,7 @@ from tasks.train import _begin, order_round, train_round
 from tasks.verify import verify_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
+from tests.tasks.on_chain import join
 from tests.tasks.test_ending import PLAN, lock
 
 SEGMENTS = 3
@@ -35,29 +32,10 @@ SEGMENTS = 3
 @pytest.fixture
 async def market(rig: Rig, platform: Platform) -> AsyncIterator[Rig]:
     """Two known contributors with the two places, and a newcomer's seat, locked."""
-    run, keys = rig.run, platform.keys
+    run = rig.run
     rig.add("new")
-    run.job = run.job.model_copy(update={"contributors": run.job.contributors.model_copy(update={"max": 2})})
     async with Ledger.connect(platform.chain.url, platform.chain.program_id, poll=0.02) as ledger:
-        run.ledger, run.mint, run.owner, run.decimals = ledger, platform.mint, keys["owner"].public, 6
-        run.operator, run.verifier, run.sponsor = keys["operator"], keys["verifier"], keys["sponsor"]
-        run.cranker, run.genesis = keys["cranker"], await ledger.genesis()
-        for one in rig.cluster.by_agent.values():
-            one.handler._chain = RpcChain(platform.chain.url, str(platform.chain.program_id))
-            one.handler.terms = replace(one.handler.terms, genesis=run.genesis)
-        settings = {"rpc_url": platform.chain.url, "mint": str(platform.mint), "owner": str(run.owner)}
-        run.settings = replace(run.settings, **settings, challenge_delay=1)
-        places = tuple(
-            PlannedSeat(
-                seat=s.seat,
-                agent=s.agent,
-                wallet=s.wallet,
-                device_class=s.device_class,
-                ask=7,
-                prediction=rounds.Correction(**s.belief).prediction,
-            )
-            for s in run.state.seats
-        )
+        places = await join(rig, platform, ledger, 2)
         more = {"seats": places[:2], "newcomer": places[2], "newcomer_segments": SEGMENTS, "known": (0, 1)}
         plan = PLAN.model_copy(update=more)
         run.state.plan = json.loads(plan.model_dump_json())

@@ -8,18 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import flows.train as flow
-from cloudlinkup.agent.chain import RpcChain
 from cloudlinkup.jobs import JobStore
 from cloudlinkup.ledger.escrow import Ledger
 from cloudlinkup.types import JobSpec
-from models.plan import PlannedSeat
-from tasks import rounds
 from tasks.context import Run
 from tasks.rebalance import _learn, _tally
 from tasks.rounds import next_round
@@ -27,6 +23,7 @@ from tasks.state import JobState
 from tasks.train import order_round, train_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
+from tests.tasks.on_chain import join
 from tests.tasks.test_ending import PLAN, lock
 
 SECONDS = {0: 0.3, 1: 0.1, 2: 0.2, 3: 0.4}  # of a pilot's shard
@@ -36,30 +33,11 @@ PILOT = 2  # segments
 @pytest.fixture
 async def race(rig: Rig, platform: Platform) -> AsyncIterator[Rig]:
     """Four candidates for two places, locked."""
-    run, keys = rig.run, platform.keys
+    run = rig.run
     rig.add("three")
     rig.add("four")
-    contributors = run.job.contributors.model_copy(update={"max": 2})
-    run.job = run.job.model_copy(update={"contributors": contributors})
     async with Ledger.connect(platform.chain.url, platform.chain.program_id, poll=0.02) as ledger:
-        run.ledger, run.mint, run.owner = ledger, platform.mint, keys["owner"].public
-        run.operator, run.verifier, run.sponsor = keys["operator"], keys["verifier"], keys["sponsor"]
-        run.genesis = await ledger.genesis()
-        for one in rig.cluster.by_agent.values():
-            one.handler._chain = RpcChain(platform.chain.url, str(platform.chain.program_id))
-            one.handler.terms = replace(one.handler.terms, genesis=run.genesis)
-        run.settings = replace(run.settings, rpc_url=platform.chain.url, mint=str(platform.mint), owner=str(run.owner))
-        places = tuple(
-            PlannedSeat(
-                seat=s.seat,
-                agent=s.agent,
-                wallet=s.wallet,
-                device_class=s.device_class,
-                ask=7,
-                prediction=rounds.Correction(**s.belief).prediction,
-            )
-            for s in run.state.seats
-        )
+        places = await join(rig, platform, ledger, 2)
         plan = PLAN.model_copy(update={"seats": places[:2], "racers": places[2:], "pilot_segments": PILOT})
         run.state.plan = json.loads(plan.model_dump_json())
         await lock(run, platform, 3_600)
