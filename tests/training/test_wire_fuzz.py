@@ -111,9 +111,13 @@ def peak(decode: Decode, data: bytes) -> tuple[Any, int]:
 def test_hostile_bytes_are_refused_or_decode_to_finite_values(name: str, data: st.DataObject) -> None:
     decode, valid, size, holds = DECODERS[name]
     hostile = data.draw(st.one_of(st.binary(max_size=600), mutated(valid)))
-    result, most = peak(decode, hostile)
-    # the input's own size bounds what a parser may copy of it
-    assert most <= 3 * size + 4 * len(hostile) + SLACK
+    limit = 3 * size + 4 * len(hostile) + SLACK  # the input's own size bounds what a parser may copy of it
+    # what a decoder allocates it allocates each time; what other threads of this process do at the moment, they do not
+    for _ in range(3):
+        result, most = peak(decode, hostile)
+        if most <= limit:
+            break
+    assert most <= limit
     if result is not None:
         holds(result)
 
