@@ -128,4 +128,4 @@ def shown_seconds(audit: float, rounds: int, training: float) -> float:
     each, beside = audit / max(1, rounds), training / max(1, rounds)
     if rounds <= 2 or beside > LONGEST:
         return audit
-    return round(2 * each + (rounds - 2) * max(0.0, each - beside), 6)
+    return 2 * each + (rounds - 2) * max(0.0, each - beside)

@@ -17,7 +17,7 @@ from cloudlinkup.wire.hashes import digest
 from tasks.context import Run
 from tasks.orders import update_name
 from tasks.state import Entry, RoundState
-from tasks.subject import as_begun, subject
+from tasks.subject import subject
 
 JUDGED_VALUES = 65_536  # of features that updates are judged on: a forward pass costs less than the audit's replays
 JUDGED_ROWS = 32, 512  # at least, at most
@@ -44,7 +44,7 @@ def suspicious(run: Run, round_: RoundState, entries: Iterable[Entry]) -> dict[i
 
 def _loss(run: Run, round_: RoundState) -> Callable[[np.ndarray], float]:
     """Of an update, on training rows drawn by the round's secret: nobody can fit an update to them."""
-    data, base = run.data, as_begun(run, round_, None).published.published
+    data, base = run.data, run.weights.published
     fewest, most = JUDGED_ROWS
     count = min(len(data.features), max(fewest, min(most, JUDGED_VALUES // data.features.shape[1])))
     key = np.frombuffer(digest("judged rows", bytes.fromhex(round_.secret))[:16], "<u8")

@@ -23,9 +23,7 @@ from cloudlinkup.agent.ports import Io
 from cloudlinkup.agent.shard import Work
 from cloudlinkup.errors import CloudLinkUpError, LedgerError
 from cloudlinkup.training.architectures import load_extra
-from cloudlinkup.wire.calls import (
-    TrainCall,
-)
+from cloudlinkup.wire.calls import TrainCall
 from cloudlinkup.wire.messages import Hardware
 
 
