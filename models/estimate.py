@@ -1,7 +1,7 @@
 """When a job that is under way will be done: P50, P80, P90 and the probability of a deadline, from what is known now.
 
 All contributors work until the end of the work, since each round is split anew; so the time left is the steps left
-over the sum of their speeds, nobody counting for over a third of it from four on, and what rounds lose:
+over the sum of their speeds, nobody counting for over `plan.MOST_WORK` of it from four on, and what rounds lose:
 
     seconds = rounds x handling + steps / speed x (1 + FLOOR / segments + LAST / rounds)
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from models.correction import Z90
 from models.facts import Prediction
-from models.plan import THIRD_FROM, JobPlan, rounds_left
+from models.plan import BOUND_FROM, MOST_WORK, JobPlan, rounds_left
 
 DRAWS = 512
 LOST = 0.05  # share of contributors that vanish in a job
@@ -107,9 +107,8 @@ def raw(rest: Rest, speeds: Sequence[Prediction], spares: Sequence[Prediction] =
         speed = stays * speed + (1 - stays) * next_best[np.minimum(loss, len(spares))]
     else:
         speed = stays * speed
-    if len(speeds) >= THIRD_FROM:
-        for _ in range(2):  # of two at most can each have over a third
-            speed = np.minimum(speed, (speed.sum(1, keepdims=True) - speed) / 2)
+    if len(speeds) >= BOUND_FROM:  # one at most can have over so much, as it is over a half
+        speed = np.minimum(speed, (speed.sum(1, keepdims=True) - speed) * float(MOST_WORK / (1 - MOST_WORK)))
     # somebody is always left in the end: the job waits for one to return rather than for ever
     rate = np.maximum(speed.sum(1), 0.05 / np.median(seconds))
     slow = np.exp(COMMON * common[0] + LAST_SPREAD / rounds * common[1])

@@ -8,9 +8,10 @@ of them (flooring to ten-step segments loses 10% of the work at H = 50), and so 
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
 everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
-equal part of a round), and a third of the round from four seats on, as aggregation weighs nobody above a third. With
-three or fewer a third cannot hold, and then nothing of it does. Who would miss the time-box at the P90 of its speed
-gets less before the round, not a cut after it, where others have room.
+equal part of a round), and `MOST_WORK` of the round from four seats on. Aggregation weighs nobody above a third, yet
+more work than that is not lost: a longer way on the same rows counts by its length. What it does to the score cannot be
+seen, what it does to the time can (docs/rounds.md). Who would miss the time-box at the P90 of its speed gets less
+before the round, not a cut after it, where others have room.
 
 A round that is not the last ends at a bell, soon after the predicted makespan, and each is given what it could do
 until then at the P10 of its time: nobody waits for a straggler, and nobody fast runs out of work. With exact shares and
@@ -23,6 +24,7 @@ was claimed, in a time-box, verified and paid like any other, and part of the tr
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
 from math import ceil, inf
 from statistics import median
 from typing import Annotated
@@ -49,7 +51,7 @@ OVER = 1.5  # times its share that somebody may do who turns out faster
 MILLION = 1_000_000
 PILOT_SHARE = 0.05  # of the job's steps, shared equally in the pilot
 PILOT_LEAST, PILOT_MOST = 2, 5  # segments of a seat in it
-THIRD, THIRD_FROM = 3, 4  # nobody does over 1/THIRD of a round of THIRD_FROM seats or more
+MOST_WORK, BOUND_FROM = Fraction(3, 4), 4  # nobody does over that share of a round of so many seats or more
 
 
 class PlannedSeat(Frozen):
@@ -309,7 +311,7 @@ def plan_round(
         caps.append(min(cap // segment, remaining_steps if hours == inf else int(max(0.0, hours - first) * speed)))
     possible, whole = caps, remaining_steps // segment
     size = _round_size(remaining_steps, plan.local_steps * len(seats), segment) // segment
-    size, caps = _by_thirds(min(size, sum(caps)), caps)
+    size, caps = _bounded(min(size, sum(caps)), caps)
     units = list(integer_fill(size, v, caps, before)) if size else [0] * len(seats)
     makespan = max(f + n / speed if n else 0.0 for n, speed, f in zip(units, v, before, strict=True))
     # before the round: who would miss the time-box at the P90 of its speed gives the rest to those with room
@@ -318,7 +320,7 @@ def plan_round(
     shrunk = [s for s, n, most in zip(seats, units, fitting, strict=True) if n > most]
     if shrunk:
         caps = [min(cap, most) for cap, most in zip(caps, fitting, strict=True)]
-        size, caps = _by_thirds(min(size, sum(caps)), caps)
+        size, caps = _bounded(min(size, sum(caps)), caps)
         units = list(integer_fill(size, v, caps, before)) if size else units
         makespan = max(f + n / speed if n else 0.0 for n, speed, f in zip(units, v, before, strict=True))
     box = dict.fromkeys(seats, _box(makespan, speeds))
@@ -329,17 +331,17 @@ def plan_round(
         able = [max(int(n), min(most, int(OVER * n))) for n, most in zip(units, able, strict=True)]
         able = [int(n) if s in shrunk else most for s, n, most in zip(seats, units, able, strict=True)]
         caps = [min(cap, most) for cap, most in zip(possible, able, strict=True)]
-        size, caps = _by_thirds(min(whole, sum(caps)), caps)
+        size, caps = _bounded(min(whole, sum(caps)), caps)
         units = list(integer_fill(size, v, caps, before))
     given = {s: int(n) for s, n in zip(seats, units, strict=True)}
     return _round(plan, round_, remaining_steps, speeds, given, makespan, box, tuple(shrunk))
 
 
-def _by_thirds(size: int, caps: list[int]) -> tuple[int, list[int]]:
-    """(the round's segments, caps) so that nobody has over a third, from four seats with work on. Where other caps bind
-    too hard for that, the round shrinks until it holds; a single segment is always allowed."""
-    while sum(cap > 0 for cap in caps) >= THIRD_FROM:
-        most = max(1, size // THIRD)
+def _bounded(size: int, caps: list[int]) -> tuple[int, list[int]]:
+    """(the round's segments, caps) so that nobody has over `MOST_WORK`, from four seats with work on. Where other caps
+    bind too hard for that, the round shrinks until it holds; a single segment is always allowed."""
+    while sum(cap > 0 for cap in caps) >= BOUND_FROM:
+        most = max(1, int(size * MOST_WORK))
         within = min(size, sum(min(cap, most) for cap in caps))
         if within == size:
             return size, [min(cap, most) for cap in caps]

@@ -1,10 +1,10 @@
 """How many places of a job one wallet takes, so that what its devices do together stays within a third.
 
 From four seats on no wallet weighs more than a third of a round (`training/aggregate`). Devices beyond that would be
-paid for work that hardly counts. So of n places, n from four on, a wallet takes at most n/3, rounded up, and four or
-more are filled only where three wallets or more share them; below four nothing binds, as a third cannot be a bound.
-It binds neither a client that names fewer than three wallets, which is its own choice, nor a search, whose trainings
-are each one contributor's. Pure.
+paid for work that hardly counts: the mean of many short ways is no longer way, as that of one fast device is. So of n
+places, n from four on, a wallet takes at most n/3, rounded up, and four or more are filled only where three wallets or
+more share them; below four nothing binds, as a third cannot be a bound. It binds neither a client that names fewer than
+three wallets, which is its own choice, nor a search, whose trainings are each one contributor's. Pure.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from models.allocator import integer_fill
 from models.correction import Correction
 from models.estimate import Rest
 from models.facts import Candidate, JobFacts, Prediction, TrackRecord
-from models.plan import JobPlan, plan_job, plan_pilot, plan_round
+from models.plan import MOST_WORK, JobPlan, plan_job, plan_pilot, plan_round
 from models.race import Racer, Waiting, keep, latecomers, regressed, returning, stranded_by_race
 from models.selection import Ranked
 
@@ -93,7 +93,7 @@ def test_a_round_keeps_every_cap(remaining: int, seconds: list[float], data: st.
         assert took <= hours.get(one.seat, float("inf")) * (1 + 1e-9)
     weights = [s.max_segments for s in found.seats]
     if len(weights) >= 4:
-        assert max(weights) <= max(1, sum(weights) // 3)
+        assert max(weights) <= max(1, sum(weights) * MOST_WORK)
 
 
 def test_who_may_miss_the_round_gets_less_before_it() -> None:
