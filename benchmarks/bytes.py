@@ -135,7 +135,9 @@ def in_rounds(problem: Problem, way: Way) -> Outcome:
             named = (b"", 0)
             if begins is not None:
                 named = (bytes.fromhex(sha256(begins)), unpack_moments(begins, count)[2])
-            work = ShardWork(digest("rounds", number, seat, spec.seed), segment, int(segments[seat]), *span, *named)
+            before = number * int(segments[seat]) * segment * spec.batch
+            key = digest("rounds", seat, spec.seed)
+            work = ShardWork(key, segment, int(segments[seat]), *span, *named, before)
             rows = tuple(part[partitions[seat]] for part in problem.train)
             runner = SegmentRunner(
                 spec, work, published.published, rows[0], rows[1], frozen=problem.frozen, moments=begins

@@ -37,7 +37,7 @@ from cloudlinkup.training.quantize import dequantise, quantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork
 from cloudlinkup.types import JobSpec, parse_job
-from cloudlinkup.wire.hashes import shard_seed
+from cloudlinkup.wire.hashes import rows_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 SEGMENT_STEPS = 10
@@ -64,8 +64,9 @@ def train_in_rounds(data: Prepared, samples: int, split: tuple[int, ...]) -> tup
         span = (round(number * 1e6 / rounds), round((number + 1) * 1e6 / rounds))
         updates = {}
         for seat, (segments, rows) in enumerate(zip(split, partitions, strict=True)):
-            seed = shard_seed(b"digits quality", number + 1, seat, 0, spec.seed)
-            work = ShardWork(seed, SEGMENT_STEPS, segments, *span)
+            seed = rows_seed(b"digits quality", bytes([seat]), spec.seed)
+            before = number * segments * SEGMENT_STEPS * spec.batch
+            work = ShardWork(seed, SEGMENT_STEPS, segments, *span, rows_before=before)
             runner = SegmentRunner(spec, work, copies, data.features[rows], data.targets[rows])
             while runner.run_segment():
                 pass

@@ -51,7 +51,7 @@ from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.training.states import moments_of
 from cloudlinkup.verify.rates import Risk, rate
-from cloudlinkup.wire.hashes import shard_seed
+from cloudlinkup.wire.hashes import rows_seed
 
 SEGMENT_STEPS, ROUNDS, JUDGED = 10, 8, 512
 SPEEDS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 6)  # segments a round
@@ -154,7 +154,8 @@ def train(case: Case, rounds: int) -> tuple[float, Tally]:
         mislabelled: dict[int, np.ndarray] = {}
         for seat in present:
             targets = data.targets[parts[seat]]
-            work = ShardWork(shard_seed(b"robust", number + 1, seat, 0, case.seed), SEGMENT_STEPS, speeds[seat], *span)
+            seed, before = rows_seed(b"robust", bytes([seat]), case.seed), number * speeds[seat] * SEGMENT_STEPS
+            work = ShardWork(seed, SEGMENT_STEPS, speeds[seat], *span, rows_before=before * data.spec.batch)
             begins = moments.get(seat)
             runner = _shard(data, work, copies, parts[seat], targets, begins)
             updates[seat] = runner.update(), speeds[seat] * SEGMENT_STEPS

@@ -8,7 +8,7 @@ from pathlib import Path
 from cloudlinkup.crypto.seal import decrypt_blob, open_key, seal_key
 from cloudlinkup.errors import ContributorLost, ContributorRefused, ProtocolError, ShardTimeout
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, TrainCall, TrainReply, WeightsRef
-from cloudlinkup.wire.hashes import seal_context, sha256, shard_seed
+from cloudlinkup.wire.hashes import rows_seed, seal_context, sha256
 from cloudlinkup.wire.messages import Ack, BadShard, Commit, Order, Signed, agent_key, sign, verify
 from models.correction import Correction
 from tasks.context import Run
@@ -42,7 +42,9 @@ def make_order(
     spec = of.spec
     job_id = run.state.terms.job_id
     goes_on = spec.rounds == "kept" and bool(seat.moments)
-    seed = shard_seed(bytes.fromhex(job_id), round_.round, seat.seat, seat.attempts, spec.seed)
+    rows = partition(run, seat, trial)
+    seed = rows_seed(bytes.fromhex(job_id), bytes.fromhex(rows.hash), spec.seed)
+    before = seat.rows_before if trial is None else run.state.trials[trial].done * spec.batch
     order = Order(
         genesis=run.genesis,
         program=run.settings.program_id,
@@ -54,7 +56,7 @@ def make_order(
         wallet=seat.wallet,
         agent=seat.agent,
         spec_hash=spec.hash,
-        partition_hash=partition(run, seat, trial).hash,
+        partition_hash=rows.hash,
         weights_hash=(start or round_).weights_hash,
         seed=seed.hex(),
         segment_steps=int(run.state.plan["segment_steps"]),
@@ -68,6 +70,7 @@ def make_order(
         result_key=run.sealing.public,
         moments=seat.moments if goes_on else None,
         steps_before=seat.moments_steps if goes_on else 0,
+        rows_before=before,
     )
     return sign(run.verifier, order)
 

@@ -232,6 +232,7 @@ def _learn(run: Run, entry: Entry, handling: float, *, rolled_back: bool = False
         seat.moments = entry.end_moments if good else ""
         seat.moments_steps = read_order(run, entry).steps_before + entry.segments * step if good else 0
     if good:
+        seat.rows_before += entry.segments * step * run.data.spec.batch
         seconds = training_seconds(entry, handling)
         seat.samples_seconds += seconds
         seat.transfer = entry.ack_seconds

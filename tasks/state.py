@@ -67,6 +67,7 @@ class Seat(Kept):
     has_weights: int = -1  # published generation that its cache holds
     moments: str = ""  # where optimizer state is kept: SHA-256 of what its last accepted shard ended with
     moments_steps: int = 0  # optimizer steps in it
+    rows_before: int = 0  # rows that it has trained on, each time counted; a training of a search counts its own
     steps: int = 0  # verified
     samples_seconds: float = 0.0  # seconds that the gateway saw it work on them
     segments: int = 0  # claimed in commits

@@ -22,7 +22,7 @@ from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.training.states import state_size
 from cloudlinkup.wire.calls import TrainCall
-from cloudlinkup.wire.hashes import sha256, shard_seed
+from cloudlinkup.wire.hashes import rows_seed, sha256
 from cloudlinkup.wire.messages import BadReason, Hardware, Order, Signed, verify
 
 CREDIT_ROUNDS = 1  # an unknown client may owe us this many rounds
@@ -107,7 +107,7 @@ def check_spec(
     if extra and extra not in extras:
         raise Refusal("spec", f"{extra} is needed, which is not offered here")
     frozen = _check_frozen_ref(call, spec)
-    seed = shard_seed(bytes.fromhex(order.job_id), order.round, order.seat, order.attempt, spec.seed)
+    seed = rows_seed(bytes.fromhex(order.job_id), bytes.fromhex(order.partition_hash), spec.seed)
     if order.seed != seed.hex():
         raise Refusal("terms", "the seed does not follow from the job")
     if sealed_size(encoded_size(count)) > order.max_bytes:

@@ -117,9 +117,10 @@ class SegmentRunner:
     # ------------------------------------------------------------ one step
 
     def rows(self, index: int) -> np.ndarray:
-        """Row numbers, int64 (batch,), of the shard's step `index`. Epochs follow each other without a short batch."""
+        """Row numbers, int64 (batch,), of the shard's step `index`. Epochs follow each other without a short batch, and
+        shards of the same `seed` without a gap."""
         rows, batch = len(self._x), self.spec.batch
-        position, pieces, missing = index * batch, [], batch
+        position, pieces, missing = self.work.rows_before + index * batch, [], batch
         while missing:
             epoch, offset = divmod(position, rows)
             piece = self._permutation(epoch)[offset : offset + missing]

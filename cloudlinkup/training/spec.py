@@ -66,7 +66,8 @@ class ShardWork:
 
     `progress_from` and `progress_to` (millionths of the job's samples) position the learning-rate schedule at the
     first step and after the last possible one. `moments`: SHA-256 of the optimizer state that it begins with
-    (`states.moments_of`), `steps_before` the optimizer steps that are in it; empty and 0: fresh.
+    (`states.moments_of`), `steps_before` the optimizer steps that are in it; empty and 0: fresh. `seed` draws the order
+    of the rows, anew in each epoch, and `rows_before` says where in it (of all epochs) the shard's first row lies.
     """
 
     seed: bytes
@@ -76,10 +77,11 @@ class ShardWork:
     progress_to: int
     moments: bytes = b""
     steps_before: int = 0
+    rows_before: int = 0
 
     @classmethod
     def of(cls, order: Any) -> ShardWork:
-        """What of an order positions its training. One that begins afresh may lack the last two fields."""
+        """What of an order positions its training. One that begins afresh may lack the last three fields."""
         return cls(
             seed=bytes.fromhex(order.seed),
             segment_steps=order.segment_steps,
@@ -88,4 +90,5 @@ class ShardWork:
             progress_to=order.progress_to,
             moments=bytes.fromhex(getattr(order, "moments", None) or ""),
             steps_before=getattr(order, "steps_before", 0),
+            rows_before=getattr(order, "rows_before", 0),
         )

@@ -141,7 +141,7 @@ class Order(Document):
     spec_hash: Hex32
     partition_hash: Hex32  # salted, see hashes.partition_hash
     weights_hash: Hex32  # SHA-256 of the published weights' flat fp32 bytes
-    seed: Hex32
+    seed: Hex32  # of the order of its rows, see hashes.rows_seed
     segment_steps: Annotated[int, Field(ge=1, le=10)]
     max_segments: Annotated[int, Field(ge=1, le=10_000)]
     progress_from: U32  # millionths of the whole job's samples before the round: positions the schedule
@@ -153,8 +153,9 @@ class Order(Document):
     result_key: Hex32  # X25519 of the flow, for this job
     moments: Hex32 | None = None  # SHA-256 of the optimizer state that the seat begins with; None: fresh
     steps_before: U64 = 0  # optimizer steps that are in it
+    rows_before: U64 = 0  # rows of the partition's order, epoch after epoch, that come before this shard's first
 
-    later: ClassVar[tuple[str, ...]] = ("moments", "steps_before")
+    later: ClassVar[tuple[str, ...]] = ("moments", "steps_before", "rows_before")
 
 
 class Ack(Document):

@@ -28,7 +28,7 @@ from cloudlinkup.training.data import pack_partition
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import BlobRef, CallRequest, ChallengeCall, PathStep, TrainCall, WeightsRef
-from cloudlinkup.wire.hashes import partition_hash, seal_context, seat_leaf, secret_leaf, sha256, shard_seed
+from cloudlinkup.wire.hashes import partition_hash, rows_seed, seal_context, seat_leaf, secret_leaf, sha256
 from cloudlinkup.wire.messages import Ack, BadShard, Commit, Document, Order, Signed, agent_key, sign, verify
 from tests.agent.chain_server import GENESIS, ChainServer, JobState, SeatState
 
@@ -97,8 +97,8 @@ class Flow:
             "result_key": self.result.public,
         }
         facts |= changes
-        place = (facts["round"], facts["seat"], facts["attempt"])
-        facts.setdefault("seed", shard_seed(bytes.fromhex(facts["job_id"]), *place, self.spec.seed).hex())
+        of = bytes.fromhex(facts["job_id"]), bytes.fromhex(facts["partition_hash"])
+        facts.setdefault("seed", rows_seed(*of, self.spec.seed).hex())
         return sign(signer or self.verifier, Order(**facts))
 
     async def sealed(self, plain: bytes, context: bytes) -> BlobRef:

@@ -42,10 +42,7 @@ def commit_of(flow: Flow, reply: TrainReply) -> Commit:
 def honest(flow: Flow, signed: Signed) -> tuple[list[bytes], list[bytes], bytes]:
     """(states, leaves, update) of the shard, computed here."""
     order = Order.model_validate_json(signed.text)
-    work = ShardWork(
-        bytes.fromhex(order.seed), order.segment_steps, order.max_segments, order.progress_from, order.progress_to
-    )
-    runner = SegmentRunner(flow.spec, work, flow.weights, flow.features, flow.targets)
+    runner = SegmentRunner(flow.spec, ShardWork.of(order), flow.weights, flow.features, flow.targets)
     states = [runner.state_bytes()]
     while runner.run_segment():
         states.append(runner.state_bytes())

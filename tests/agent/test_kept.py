@@ -34,12 +34,8 @@ def keeping(desk: Desk) -> Desk:
 
 def states(desk: Desk, signed: Signed, moments: bytes | None) -> list[bytes]:
     order = Order.model_validate_json(signed.text)
-    work = ShardWork(
-        bytes.fromhex(order.seed), STEPS, 4, order.progress_from, order.progress_to,
-        bytes.fromhex(order.moments or ""), order.steps_before,
-    )  # fmt: skip
     flow = desk.flow
-    runner = SegmentRunner(flow.spec, work, flow.weights, flow.features, flow.targets, moments=moments)
+    runner = SegmentRunner(flow.spec, ShardWork.of(order), flow.weights, flow.features, flow.targets, moments=moments)
     found = [runner.state_bytes()]
     while runner.run_segment():
         found.append(runner.state_bytes())

@@ -63,6 +63,9 @@ async def test_each_seat_goes_on_from_its_own_state(kept: Rig) -> None:
         assert [entry.outcome for entry in entries] == ["accepted", "accepted"]
         orders = [read_order(kept.run, entry) for entry in entries]
         assert [order.steps_before for order in orders] == [(number - 1) * SEGMENTS * STEP] * 2
+        rows = (number - 1) * SEGMENTS * STEP * kept.run.data.spec.batch
+        assert [order.rows_before for order in orders] == [rows] * 2, "each goes on in its rows"
+        assert len({order.seed for order in orders}) == 2
         assert all((order.moments is None) == (number == 1) for order in orders)
         assert len({seat.moments for seat in kept.run.state.seats}) == 2
         # two contributors: the last segment is always replayed, so the next start is here without an opening

@@ -64,7 +64,8 @@ async def test_a_poisoned_round_is_taken_back_and_done_again(rig: Rig, rounds) -
     orders = [read_order(run, entry) for entry in run.round.entries]  # type: ignore[union-attr]
     assert run.state.generation == 2 and run.state.steps_done == done + 2 * SEGMENTS * STEP
     assert {order.steps_before for order in orders} == {SEGMENTS * STEP if rounds == "kept" else 0}
-    assert len({order.seed for order in orders}) == 2
+    batch = run.data.spec.batch
+    assert {order.rows_before for order in orders} == {2 * SEGMENTS * STEP * batch}, "not the same rows again"
     kept = Published.from_bytes((run.folder / "weights-2.bin").read_bytes())
     np.testing.assert_array_equal(kept.published, run.weights.published)
 

@@ -187,6 +187,14 @@ async def test_it_goes_on_after_kill_9_in_the_middle_of_a_wave(rig: Rig):
     rig.run.state.stage = "rounds"
     rig.run.save()
     await begin(rig)
+    assert rig.run.round is not None
+    for entry in rig.run.round.entries:
+        assert entry.trial is not None
+        done, batch = rig.run.state.trials[entry.trial].done, rig.run.trials[entry.trial].spec.batch
+        assert read_order(rig.run, entry).rows_before == done * batch, (
+            "whoever goes on with it, with the rows after those"
+        )
+    assert {read_order(rig.run, entry).rows_before for entry in rig.run.round.entries} != {0}
     await rig.send()
     before = [(of.generation, of.published.published.tobytes()) for of in rig.run.trials]
     reread(rig)  # results are there, nothing was judged

@@ -44,6 +44,25 @@ print(runner.state_hash().hex())
     assert child.stdout.strip() == here.state_hash().hex()
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(4, 60), st.integers(1, 9), st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_rounds_go_through_the_rows_without_a_gap(count, batch, rounds):
+    spec = TrainingSpec("classification", {"kind": "mlp", "hidden": [], "activation": "relu"}, 2, 2, batch, 0.01, 1)
+    x, y = np.zeros((count, 2), np.float32), np.arange(count) % 2
+    seen, before = [], 0
+    for steps in rounds:  # each a shard of its own, with one seed
+        runner = SegmentRunner(
+            spec, ShardWork(b"r" * 32, 1, steps, 0, 1, rows_before=before), initial_weights(spec), x, y
+        )
+        seen += [int(row) for index in range(steps) for row in runner.rows(index)]
+        before += steps * batch
+    assert len(seen) == before
+    for start in range(0, before - count + 1, count):
+        assert sorted(seen[start : start + count]) == list(range(count)), "no row again before all others"
+    rest = seen[before - before % count :]
+    assert len(set(rest)) == len(rest)
+
+
 def test_a_segment_replays_alone_from_its_opened_state(spec, work, digits):
     first = run(spec, work, digits, segments=3)
     opened = first.state_bytes()

@@ -264,7 +264,7 @@ def test_purposes_are_apart() -> None:
         hashes.node(one, one),
         hashes.seat_leaf(1, one),
         hashes.secret_leaf(one),
-        hashes.shard_seed(one, 1, 1, 1, 1),
+        hashes.rows_seed(one, one, 1),
         hashes.partition_hash(one, one),
         hashes.challenge_seed(one, one, one),
         *(hashes.seal_context(d, "j", "r", 1) for d in ("data", "weights", "update", "opening")),
