@@ -133,18 +133,27 @@ def floats(series: pd.Series) -> np.ndarray:
     return np.array(values.to_numpy(dtype="float64", na_value=np.nan))
 
 
-def numbers(series: pd.Series) -> np.ndarray:
-    """float64 (rows,), NaN where missing. Raises BadInput for text, dates, or infinite values."""
-    name = str(series.name)
+def float_or_nan(series: pd.Series) -> np.ndarray:
+    """float64 (rows,), NaN where missing. Raises BadInput for text or dates."""
     if series.isna().all():
         return np.full(len(series), np.nan)
     if not is_number(series):
-        raise BadInput(name, str(series.dtype), "this column must hold numbers", "correct it as it was in training")
-    values = floats(series)
-    infinite = int(np.isinf(values).sum())
+        fix = "correct it as it was in training"
+        raise BadInput(str(series.name), str(series.dtype), "this column must hold numbers", fix)
+    return floats(series)
+
+
+def finite(name: str, infinite: int) -> None:
+    """Raises BadInput where a column has so many infinite values."""
     if infinite:
         fix = "make them missing, or clip them"
         raise BadInput(name, f"{infinite} infinite values", "a number must be finite", fix)
+
+
+def numbers(series: pd.Series) -> np.ndarray:
+    """`float_or_nan` of a column whose values must be finite. Raises BadInput."""
+    values = float_or_nan(series)
+    finite(str(series.name), int(np.isinf(values).sum()))
     return values
 
 

@@ -1,8 +1,7 @@
-"""A table that may be larger than memory: a Parquet file, read one column or one piece of its rows at a time.
+"""A table that may be larger than memory: a Parquet file, read in pieces of its rows, of all columns or of one.
 
 CSV becomes such a file first, in three passes: whether it is UTF-8; what kind each column is in all of its rows, as
-pandas would find it with the whole table in memory; the values. Beside a piece of the rows, one column at a time is
-in memory.
+pandas would find it with the whole table in memory; the values. A piece at a time is in memory, in any of them.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from cloudlinkup.tables.uri import refuse
 from cloudlinkup.types import DataSpec
 
 CELLS = 1_000_000  # of one piece
+ROWS = 131_072  # of a piece of one column
 
 
 class Frame:
@@ -30,8 +30,8 @@ class Frame:
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame, self.columns, self.rows = frame, [str(name) for name in frame.columns], len(frame)
 
-    def column(self, name: str) -> pd.Series:
-        return pd.Series(self._frame[name])
+    def column(self, name: str) -> Iterator[pd.Series]:
+        yield pd.Series(self._frame[name])
 
     def pieces(self) -> Iterator[tuple[int, pd.DataFrame]]:
         yield 0, self._frame
@@ -46,22 +46,23 @@ class Stored:
         with _readable(uri), self._open() as file:
             self.columns, self.rows = [str(name) for name in file.schema_arrow.names], file.metadata.num_rows
 
-    def column(self, name: str) -> pd.Series:
-        """All of its values."""
-        with _readable(self._uri), self._open() as file:
-            found = file.read(columns=[name], use_threads=False).to_pandas(ignore_metadata=True)
-        self._check()
-        return pd.Series(found[name])
+    def column(self, name: str) -> Iterator[pd.Series]:
+        """Its values in pieces, in order."""
+        for frame in self._read(min(ROWS, CELLS), [name]):
+            yield pd.Series(frame[name])
 
     def pieces(self) -> Iterator[tuple[int, pd.DataFrame]]:
         """(first row, some rows), in order."""
-        start, size = 0, max(1, CELLS // max(1, len(self.columns)))
+        start = 0
+        for frame in self._read(max(1, CELLS // max(1, len(self.columns))), None):
+            frame.columns = self.columns
+            yield start, frame
+            start += len(frame)
+
+    def _read(self, rows: int, columns: list[str] | None) -> Iterator[pd.DataFrame]:
         with _readable(self._uri), self._open() as file:
-            for batch in file.iter_batches(batch_size=size, use_threads=False):
-                frame = batch.to_pandas(ignore_metadata=True)
-                frame.columns = self.columns
-                yield start, frame
-                start += len(frame)
+            for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                yield batch.to_pandas(ignore_metadata=True)
         self._check()
 
     def _open(self) -> pq.ParquetFile:

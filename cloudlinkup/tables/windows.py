@@ -10,16 +10,15 @@ The text is read in pieces, and may be larger than memory.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.tables.prepare import spec_of
 from cloudlinkup.tables.prepared import Arrays, Prepared
+from cloudlinkup.tables.spilled import spilled
 from cloudlinkup.tables.text import TextRecipe, read_text
 from cloudlinkup.tables.uri import printable
 from cloudlinkup.training.data import MAX_PARTITION
@@ -44,18 +43,17 @@ def prepare_text(path: Path, job: JobSpec, place: Path | None = None, tokenizer:
     spec_of(job, context, outputs, rows=1)  # what cannot be trained is refused before the text is read
     if job.train.class_weights is not None:
         raise BadInput("train.class_weights", "(given)", "a next_token has no classes", "leave it out")
-    with tempfile.TemporaryFile(dir=place.parent if place else None) as kept:
-        tokens = _tokens(path, job, recipe, kept)
-        train, held = stretches(len(tokens), context, job)
-        arrays, made = Arrays(place), {}
-        for name, runs in (("windows", train), ("holdout_windows", held)):
-            count = sum(_windows_in(run, context) for run in runs)
-            if 8 * count * (context + 1) > MAX_PARTITION:
-                raise BadInput("data.uri", f"{len(tokens)} tokens", "too much text for one job", "split it")
-            made[name] = arrays.make(name, (count, context + 1), np.int32)
-            _fill(made[name], tokens, runs, context)
-        spec = spec_of(job, context, outputs, len(made["windows"]))
-        return arrays.finish(made, recipe, spec)
+    tokens = _tokens(path, job, recipe, place)
+    train, held = stretches(len(tokens), context, job)
+    arrays, made = Arrays(place), {}
+    for name, runs in (("windows", train), ("holdout_windows", held)):
+        count = sum(_windows_in(run, context) for run in runs)
+        if 8 * count * (context + 1) > MAX_PARTITION:
+            raise BadInput("data.uri", f"{len(tokens)} tokens", "too much text for one job", "split it")
+        made[name] = arrays.make(name, (count, context + 1), np.int32)
+        _fill(made[name], tokens, runs, context)
+    spec = spec_of(job, context, outputs, len(made["windows"]))
+    return arrays.finish(made, recipe, spec)
 
 
 def _context(job: JobSpec) -> int:
@@ -78,18 +76,13 @@ def _outputs(job: JobSpec, recipe: TextRecipe) -> int:
     return most
 
 
-def _tokens(path: Path, job: JobSpec, recipe: TextRecipe, kept: IO[bytes]) -> np.ndarray:
-    """All tokens, in the file `kept`, mapped."""
+def _tokens(path: Path, job: JobSpec, recipe: TextRecipe, place: Path | None) -> np.ndarray:
+    """All tokens, as `spilled`."""
     dtype = np.dtype(np.uint8 if recipe.tokenizer is None else np.int32)
-    count = 0
-    for text in read_text(path, job.data.uri):
-        found = recipe.encode(text).astype(dtype)
-        kept.write(found.data)
-        count += len(found)
-    kept.flush()
-    if not count:
+    tokens = spilled((recipe.encode(text) for text in read_text(path, job.data.uri)), dtype, place)
+    if not len(tokens):
         raise BadInput("data.uri", printable(job.data.uri), "the text is empty", "give a text to learn from")
-    return np.asarray(np.memmap(kept, dtype, mode="r", shape=(count,)))
+    return tokens
 
 
 Run = tuple[int, int]  # tokens from, to

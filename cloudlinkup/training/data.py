@@ -28,7 +28,7 @@ def check_rows(features: np.ndarray, targets: np.ndarray, spec: TrainingSpec) ->
         return
     if features.ndim != 2 or features.dtype != np.float32 or features.shape[1] != spec.inputs or not len(features):
         raise ValueError(f"features must be fp32 (rows, {spec.inputs}) with at least one row")
-    if not all(np.isfinite(features[at : at + CHECKED]).all() for at in range(0, len(features), CHECKED)):
+    if not _finite(features):
         raise ValueError("features must be finite")
     rows = features.shape[0]
     if spec.task == "classification":
@@ -36,8 +36,12 @@ def check_rows(features: np.ndarray, targets: np.ndarray, spec: TrainingSpec) ->
             raise ValueError("targets must be int64 (rows,)")
         if targets.min() < 0 or targets.max() >= spec.outputs:
             raise ValueError(f"targets must be class numbers below {spec.outputs}")
-    elif targets.shape != (rows, spec.outputs) or targets.dtype != np.float32 or not np.isfinite(targets).all():
+    elif targets.shape != (rows, spec.outputs) or targets.dtype != np.float32 or not _finite(targets):
         raise ValueError(f"targets must be finite fp32 (rows, {spec.outputs})")
+
+
+def _finite(rows: np.ndarray) -> bool:
+    return all(bool(np.isfinite(rows[at : at + CHECKED]).all()) for at in range(0, len(rows), CHECKED))
 
 
 def _check_tokens(windows: np.ndarray, targets: np.ndarray, spec: TrainingSpec) -> None:
