@@ -157,15 +157,15 @@ def rounds_of(job: JobSpec, rows: int) -> Rounds:
 
 
 def _class_weights(job: JobSpec, rows: np.ndarray) -> tuple[float, ...] | None:
-    """One number a class, "balanced" as rows / (classes x rows of the class). `rows`: training rows of each class, 1 or
-    more."""
+    """One number a class, "balanced" as rows / (classes x rows of the class). `rows`: training rows of each class;
+    one that has none, as its only row is held out, weighs as if it had one."""
     wanted, field = job.train.class_weights, "train.class_weights"
     if wanted is None:
         return None
     if job.task != "classification":
         raise BadInput(field, "(given)", f"a {job.task} has no classes", "leave it out")
     if wanted == "balanced":
-        return tuple(float(weight) for weight in rows.sum() / (len(rows) * rows))
+        return tuple(float(weight) for weight in rows.sum() / (len(rows) * np.maximum(rows, 1)))
     if len(wanted) != len(rows):
         raise BadInput(
             field, f"{len(wanted)} numbers", f"the label has {len(rows)} classes", "give one number for each"

@@ -25,7 +25,8 @@ def counted(codes: np.ndarray, classes: int) -> np.ndarray:
 
 
 def held_out(codes: np.ndarray, classes: int, holdout: float, seed: int, place: Path | None) -> np.ndarray:
-    """bool (rows,), as `spilled`: by class as far as a class has the rows; each class keeps one to train on."""
+    """bool (rows,), as `spilled`: by class as far as a class has the rows. Each class keeps one to train on,
+    unless all have a single row: then one of these is held out."""
     rows = counted(codes, classes)
     wanted = np.array([max(0, min(round(holdout * n), n - 1)) for n in rows.tolist()], np.int64)
     if not wanted.any():  # only tiny classes: one row in all, from the largest

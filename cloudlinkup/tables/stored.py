@@ -64,6 +64,7 @@ class Stored:
             for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
                 yield batch.to_pandas(ignore_metadata=True)
         self._check()
+        pa.default_memory_pool().release_unused()  # it would keep what one column needed while the next is read
 
     def _open(self) -> pq.ParquetFile:
         return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=2**20)
@@ -109,6 +110,7 @@ def csv_to_parquet(path: Path, data: DataSpec, place: Path) -> Path:
         for chunk in _chunks(path, data.uri, text):
             chunk.columns = [str(name) for name in chunk.columns]
             writer.write_table(pa.Table.from_pandas(chunk, schema=schema, preserve_index=False))
+    pa.default_memory_pool().release_unused()
     if _version(path) != before:
         raise refuse(data.uri, "changed while it was read", "try again once nobody writes it")
     return place

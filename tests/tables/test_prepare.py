@@ -192,6 +192,8 @@ def test_rare_classes_stay_in_training(make_job):
     singles = pd.DataFrame({"x": np.arange(30.0), "label": [f"class {k}" for k in range(30)]})
     data = prepare(singles, make_job())
     assert len(data.holdout_targets) == 1
+    weights = prepare(singles, make_job(class_weights="balanced")).spec.class_weights
+    assert weights is not None and set(weights) == {29 / 30}  # its only row is held out, and it weighs all the same
 
 
 def test_raw_rows_later(shop, make_job):
