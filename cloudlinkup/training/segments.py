@@ -144,7 +144,7 @@ class SegmentRunner:
         rows = torch.from_numpy(self.rows(index)).to(self._x.device)
         self._network.compute(self._x.index_select(0, rows), self._y.index_select(0, rows))
         self._steps += 1
-        self._adamw(rate(self.spec.lr, self.work, index))
+        self._adamw(rate(self.spec, self.work, index))
 
     def _adamw(self, lr: float) -> None:
         g, scratch = self._gradient, self._scratch

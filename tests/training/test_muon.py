@@ -88,7 +88,7 @@ def test_it_is_the_muon_that_torch_has(digits) -> None:
     for index in range(4):
         rows = runner.rows(index)
         for optimizer in both:
-            optimizer.param_groups[0]["lr"] = rate(spec.lr, work, index)
+            optimizer.param_groups[0]["lr"] = rate(spec, work, index)
             optimizer.zero_grad()
         out = module(torch.from_numpy(digits[0][rows]))
         torch.nn.functional.cross_entropy(out, torch.from_numpy(digits[1][rows])).backward()

@@ -90,7 +90,7 @@ def test_it_is_the_adamw_and_autograd_that_torch_runs(digits, activation, task, 
     optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), eps=1e-8, weight_decay=0)
     for index in range(20):
         rows = runner.rows(index)
-        optimizer.param_groups[0]["lr"] = rate(spec.lr, work, index)
+        optimizer.param_groups[0]["lr"] = rate(spec, work, index)
         optimizer.zero_grad()
         out = module(torch.from_numpy(x[rows]))
         target = torch.from_numpy(y[rows])
