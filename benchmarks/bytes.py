@@ -1,6 +1,6 @@
 """Score against bytes, the audit's included: rounds over unequal contributors beside per-step data parallel training.
 
-    python -m benchmarks.bytes [--problems digits,cnn,mc] [--seeds 3] [--optimizer muon] [--keep FOLDER] [--json]
+    python -m benchmarks.bytes [--problems digits,cnn,mc] [--seeds 3] [--optimizer muon] [--lr 0.005] [--keep FOLDER] [--json]
 
 Ours is the product's training in one process: the segment runner, int4 both ways, `aggregate` (robust from four on),
 `Published.step`, optimizer state packed between rounds; no gateway, no payment, and every segment verifies.
@@ -173,14 +173,16 @@ def plain_mean(updates: dict[int, tuple[np.ndarray, int]]) -> np.ndarray:
     return sum(w * u.astype(np.float64) for w, (u, _) in zip(weights, updates.values(), strict=True)).astype(np.float32)  # type: ignore[union-attr]
 
 
-def run(name: str, way: Way, seed: int, keep: Path | None, optimizer: Optimizer = "adamw") -> Outcome:
+def run(
+    name: str, way: Way, seed: int, keep: Path | None, optimizer: Optimizer = "adamw", lr: float | None = None
+) -> Outcome:
     """One run, or what is kept of it."""
-    by = "" if optimizer == "adamw" else f"-{optimizer}"
+    by = ("" if optimizer == "adamw" else f"-{optimizer}") + ("" if lr is None else f"-{lr}")
     path = None if keep is None else keep / f"{name.replace(' ', '-')}-{way.name.replace(' ', '-')}-{seed}{by}.json"
     if path is not None and path.exists():
         return Outcome(**json.loads(path.read_text()))
     problem = PROBLEMS[name](seed)
-    problem = replace(problem, spec=replace(problem.spec, optimizer=optimizer))
+    problem = replace(problem, spec=replace(problem.spec, optimizer=optimizer, lr=lr or problem.spec.lr))
     found = in_one_place(problem, way.workers) if way.workers else in_rounds(problem, way)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,14 +191,16 @@ def run(name: str, way: Way, seed: int, keep: Path | None, optimizer: Optimizer 
     return found
 
 
-def compare(names: list[str], seeds: range, keep: Path | None, optimizer: Optimizer = "adamw") -> list[dict[str, Any]]:
+def compare(
+    names: list[str], seeds: range, keep: Path | None, optimizer: Optimizer = "adamw", lr: float | None = None
+) -> list[dict[str, Any]]:
     table = []
     for name in names:
         text = PROBLEMS[name](seeds[0]).spec.task == "next_token"
         rounds = PROBLEMS[name](seeds[0]).spec.rounds
         found: dict[str, list[Outcome]] = {}
         for way in WAYS[:4] if name in SHORT else WAYS:
-            outcomes = found[way.name] = [run(name, way, seed, keep, optimizer) for seed in seeds]
+            outcomes = found[way.name] = [run(name, way, seed, keep, optimizer, lr) for seed in seeds]
             row: dict[str, Any] = {"problem": name, "way": way.name, "rounds": "" if way.workers else rounds}
             row["scores"] = [o.score for o in outcomes]
             base = found[BASELINES.get(way.name, "DDP")]
@@ -219,6 +223,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=200, help="the first seed")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="of every way")
+    parser.add_argument("--lr", type=float, help="peak learning rate of every way, by default 0.01")
     parser.add_argument("--keep", type=Path, help="a folder of runs that are not done twice")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -229,13 +234,14 @@ def main() -> None:
         if why := missing(name):
             print(f"{name} is left out: {why}", file=sys.stderr)
     names = [name for name in names if not missing(name)]
-    table = compare(names, range(given.first, given.first + given.seeds), given.keep, given.optimizer)
+    table = compare(names, range(given.first, given.first + given.seeds), given.keep, given.optimizer, given.lr)
     if given.json:
         print(
             json.dumps(
                 {
                     "benchmark": "bytes",
                     "optimizer": given.optimizer,
+                    "lr": given.lr,
                     "seeds": given.seeds,
                     "first": given.first,
                     "rows": table,

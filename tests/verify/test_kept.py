@@ -105,7 +105,7 @@ def test_it_is_one_adamw_over_all_rounds(scene, rounds):
             rows = runner.rows(index)
             network.compute(torch.from_numpy(scene.features[rows]), torch.from_numpy(scene.targets[rows]))
             weights.grad = gradient.clone()
-            optimizer.param_groups[0]["lr"] = rate(scene.spec.lr, one.work, index)
+            optimizer.param_groups[0]["lr"] = rate(scene.spec, one.work, index)
             optimizer.step()
         kept = optimizer.state[weights]
         packed = pack_moments(kept["exp_avg"].numpy(), kept["exp_avg_sq"].numpy(), int(kept["step"]))
