@@ -1,6 +1,6 @@
 """Score against bytes, the audit's included: rounds over unequal contributors beside per-step data parallel training.
 
-    python -m benchmarks.bytes [--problems digits,mc] [--seeds 3] [--optimizer muon] [--lr 0.005] [--keep FOLDER] [--json]
+    python -m benchmarks.bytes [--problems digits,mc] [--seeds 3] [--optimizer muon] [--lr 0.005] [--keep DIR] [--json]
 
 Ours is the product's training in one process: the segment runner, int4 both ways, `aggregate` (robust from four on),
 `Published.step`, optimizer state packed between rounds; no gateway, no payment, and every segment verifies.
