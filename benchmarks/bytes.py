@@ -5,8 +5,7 @@
 Ours is the product's training in one process: the segment runner, int4 both ways, `aggregate` (robust from four on),
 `Published.step`, optimizer state packed between rounds; no gateway, no payment, and every segment verifies.
 Contributors are as fast as 1:2:4:8 and do as much, so that none waits for another (the planner lets nobody do over
-`MOST_WORK`); nobody weighs over a third. Rounds are what "auto" chooses: stateless, or kept with 25 steps a contributor
-and round, 15 for text.
+`MOST_WORK`); nobody weighs over a third. Rounds are what "auto" chooses, and as long as the planner makes them.
 
 The baseline is per-step data parallel training (DDP) at equal samples: one AdamW, the same schedule, batches of four
 times a contributor's, and 8 bytes a parameter, worker and step over a star. *single*: one worker, at a contributor's
@@ -48,17 +47,16 @@ from cloudlinkup.training.evaluate import evaluate
 from cloudlinkup.training.moments import unpack_moments
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise, quantise
-from cloudlinkup.training.schedule import outer_momentum
+from cloudlinkup.training.schedule import outer_momentum, outer_rate
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import Optimizer, ShardWork
 from cloudlinkup.training.states import moments_of, state_size
 from cloudlinkup.wire.hashes import digest, sha256
 from models.auditing import later_cost, replay_costs, shard_cost
-from models.plan import MOST_WORK
+from models.plan import MOST_WORK, local_steps
 
 SPEEDS = (1, 2, 4, 8)
 LONG = 1e9  # seconds of a segment: anything is quicker than to replay one
-LOCAL = {"stateless": 50, "kept": 25, "text": 15}
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def in_one_place(problem: Problem, workers: int) -> Outcome:
 def in_rounds(problem: Problem, way: Way) -> Outcome:
     spec, drawn = problem.spec, np.random.default_rng([11, problem.spec.seed])
     kept, seats = spec.rounds == "kept", way.contributors
-    local = LOCAL["text" if spec.task == "next_token" else spec.rounds]
+    local = local_steps(problem.samples // spec.batch, seats, kept)
     segment = 5 if kept else 10
     shares = capped(np.tile(np.array(SPEEDS, np.float64), seats // len(SPEEDS)), way.most)
     segments = np.maximum(1, np.rint(shares * local * seats / segment)).astype(int)
@@ -151,7 +149,8 @@ def in_rounds(problem: Problem, way: Way) -> Outcome:
             upload = quantise(runner.update())
             sent += len(upload)
             updates[seat] = (dequantise(upload, count), int(segments[seat]) * segment)
-        update = aggregate(updates).update if way.robust else plain_mean(updates)
+        update, weights = robust_mean(updates) if way.robust else plain_mean(updates)
+        update *= np.float32(outer_rate(spec, weights))
         sent += len(published.step(update, outer_momentum(spec, number / rounds))) * seats
         lost = drawn.random(seats) < way.churn
         moments = [None if gone else state for gone, state in zip(lost, moments, strict=True)]
@@ -167,10 +166,18 @@ def audited(segments: np.ndarray, rounds: int, count: int, seconds: float, *, ke
     return first + (rounds - 1) * later
 
 
-def plain_mean(updates: dict[int, tuple[np.ndarray, int]]) -> np.ndarray:
+def robust_mean(updates: dict[int, tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[float]]:
+    """(mean, weights) by the product's rule."""
+    found = aggregate(updates)
+    return found.update, list(found.shares.values())
+
+
+def plain_mean(updates: dict[int, tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[float]]:
+    """(mean, weights) by steps alone."""
     steps = np.array([taken for _, taken in updates.values()], np.float64)
     weights = steps / steps.sum()
-    return sum(w * u.astype(np.float64) for w, (u, _) in zip(weights, updates.values(), strict=True)).astype(np.float32)  # type: ignore[union-attr]
+    summed = sum(w * u.astype(np.float64) for w, (u, _) in zip(weights, updates.values(), strict=True))
+    return np.asarray(summed, np.float32), weights.tolist()
 
 
 def run(

@@ -2,9 +2,10 @@
 
 Rounds follow the measured default of training in rounds: H local steps per contributor between two averagings, 100
 where that leaves at least 40 rounds, else 50; a short job takes fewer, so that there are at least four rounds to
-rebalance in. Where each seat keeps its optimizer state across rounds, H is 25, at the least 15, in segments of at most
-5 steps. The unit is the segment (at most 10 steps); its length is chosen so that the slowest seat gets at least three
-of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that segments divide the job.
+rebalance in. Where each seat keeps its optimizer state across rounds, H is 25, down to 15 where that leaves under 25
+rounds, in segments of at most 5 steps. The unit is the segment (at most 10 steps); its length is chosen so that the
+slowest seat gets at least three of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that
+segments divide the job.
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
 everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
@@ -40,7 +41,7 @@ from models.selection import Ranked
 
 LONG, SHORT, LEAST = 100, 50, 30  # local steps per contributor and round
 KEPT_LONG, KEPT_LEAST, KEPT_SEGMENT = 25, 15, 5  # the same, and steps of a segment, where optimizer state is kept
-MANY_ROUNDS, FEW_ROUNDS = 40, 4
+MANY_ROUNDS, FEW_ROUNDS, KEPT_ROUNDS = 40, 4, 25
 AVERAGE_SEGMENTS = 10  # of an average seat in a round
 LEAST_SEGMENTS = 3  # of the slowest seat in a round
 MAX_SEGMENT = 10  # steps
@@ -159,7 +160,7 @@ def _segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
 def local_steps(total: int, contributors: int, kept: bool = False) -> int:
     """H for a job of `total` steps: 100, 50, or fewer so that a short job still has rounds to rebalance in."""
     if kept:
-        return min(KEPT_LONG, max(KEPT_LEAST, -(-total // (contributors * FEW_ROUNDS))))
+        return min(KEPT_LONG, max(KEPT_LEAST, -(-total // (contributors * KEPT_ROUNDS))))
     if total >= LONG * contributors * MANY_ROUNDS:
         return LONG
     if total >= SHORT * contributors * FEW_ROUNDS:

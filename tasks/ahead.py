@@ -28,7 +28,7 @@ import numpy as np
 from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
-from cloudlinkup.training.schedule import outer_momentum
+from cloudlinkup.training.schedule import outer_momentum, outer_rate
 from models.auditing import LONGEST
 from tasks.context import Run
 from tasks.newcomer import one_of_each
@@ -56,7 +56,7 @@ def counts(entry: Entry) -> bool:
 
 
 def averaged(run: Run, round_: RoundState, entries: list[Entry]) -> np.ndarray:
-    """The round's update, fp32 (parameters,): of these entries, by their steps."""
+    """The round's update, fp32 (parameters,): of these entries, by their steps, times the outer learning rate."""
     size, step = run.weights.weights.size, int(run.state.plan["segment_steps"])
     updates = {
         entry.seat: (
@@ -65,7 +65,8 @@ def averaged(run: Run, round_: RoundState, entries: list[Entry]) -> np.ndarray:
         )
         for entry in entries
     }
-    return aggregate(updates, {seat: run.state.seat(seat).wallet for seat in updates}).update
+    found = aggregate(updates, {seat: run.state.seat(seat).wallet for seat in updates})
+    return found.update * np.float32(outer_rate(run.data.spec, found.shares.values()))
 
 
 def momentum(run: Run, steps_before: int) -> float:

@@ -11,6 +11,7 @@ that a table of twice the errors loses another 0.9 points, and a text 6% of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import cos, pi, sqrt
 from typing import Literal
 
@@ -22,6 +23,7 @@ MILLION = 1_000_000
 FEW_PASSES = 20  # over the training rows: at 10.7 kept state is better, at 36 and 89 there is no difference
 MOMENTUM_FROM = 0.2  # of the job: from the start on it is far worse
 MOMENTUM_TEXT, MOMENTUM_TABLE = 0.6, 0.5
+MOST_OUTER = 1.5
 
 Rounds = Literal["stateless", "kept"]
 
@@ -32,7 +34,7 @@ def choose_rounds(task: Task, samples: int, rows: int) -> Rounds:
 
 
 def outer_momentum(spec: TrainingSpec, progress: float) -> float:
-    """Nesterov momentum of a round that begins at `progress` in 0..1; the outer learning rate is 1 throughout."""
+    """Nesterov momentum of a round that begins at `progress` in 0..1."""
     return 0.0 if progress < MOMENTUM_FROM else _momentum(spec)
 
 
@@ -40,6 +42,17 @@ def _momentum(spec: TrainingSpec) -> float:
     if spec.rounds == "stateless":
         return 0.0
     return MOMENTUM_TEXT if spec.task == "next_token" else MOMENTUM_TABLE
+
+
+def outer_rate(spec: TrainingSpec, shares: Iterable[float]) -> float:
+    """What a kept round's averaged update is multiplied by: sqrt(n / 4), within 1 and 1.5, for the n equal updates of
+    which the mean would be as little noise as the one with these `shares` (their sum is 1). At equal samples sixteen
+    contributors take a quarter of the steps that four do, each on as small a batch: the mean of them is surer and too
+    short. Four tried values and two problems: docs/rounds.md."""
+    if spec.rounds == "stateless":
+        return 1.0
+    alike = 1 / sum(share * share for share in shares)
+    return min(MOST_OUTER, max(1.0, sqrt(alike / 4)))
 
 
 def factor(progress: float) -> float:

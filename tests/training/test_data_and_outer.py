@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cloudlinkup.training.data import pack_partition, shard_rows, unpack_partition
 from cloudlinkup.training.outer import Published, apply_delta
 from cloudlinkup.training.quantize import quantise
-from cloudlinkup.training.schedule import choose_rounds, factor, outer_momentum, rate
+from cloudlinkup.training.schedule import choose_rounds, factor, outer_momentum, outer_rate, rate
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 
 REGRESSION = TrainingSpec("regression", {"kind": "mlp", "hidden": [], "activation": "relu"}, 3, 2, 4, 0.01, 0)
@@ -175,6 +175,16 @@ def test_a_step_that_is_not_finite_changes_nothing():
     with pytest.raises(ValueError):
         ours.step(np.full(5, np.finfo(np.float32).max, np.float32), 0.4)
     assert ours.to_bytes() == before
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=40))
+def test_the_outer_rate_grows_with_how_many_the_mean_is_of(parts):
+    kept, shares = replace(REGRESSION, rounds="kept"), np.array(parts) / sum(parts)
+    found = outer_rate(kept, shares)
+    assert 1 <= found <= 1.5 and outer_rate(REGRESSION, shares) == 1
+    assert outer_rate(kept, np.repeat(shares / 2, 2)) >= found
+    assert outer_rate(kept, [1 / 4] * 4) == 1 and outer_rate(kept, [1 / 9] * 9) == 1.5
+    assert outer_rate(kept, [1 / 6] * 6) == pytest.approx(1.5**0.5)
 
 
 def test_momentum_waits_until_the_start_is_over_and_auto_chooses_by_task_and_passes():
