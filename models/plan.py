@@ -98,8 +98,9 @@ class JobPlan(Frozen):
 
     @property
     def unmeasured_steps(self) -> int:
-        """Most steps in a round of a seat that no shard of this job has measured."""
-        return self.pilot_segments * self.segment_steps or self.local_steps
+        """Most steps in a round of a seat that no shard of this job has measured: with equal work all wait for the
+        slowest, so there is little of it until speeds are known."""
+        return min(self.local_steps, (self.pilot_segments or PILOT_MOST) * self.segment_steps)
 
     @property
     def round_steps(self) -> int:

@@ -9,9 +9,9 @@ and the next round's updates are added to that. Those had begun with the worse w
 A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait for
 their audit, and so do rounds of somebody with a gap in its awards (it did not open once, a result got lost on its way,
 or a dispute holds them back).
-A round waits too with somebody in it that has no verified round in this job, or with an update that a gate finds odd:
-whoever is likeliest to cheat is in no model before its audit. The last round waits as well, and a search's waves do,
-since a training there goes on from its own last state.
+A round waits too with somebody in it that has no verified round in this job, or with an update that a gate finds odd
+and that did not prove itself (`tasks/cleared`): whoever is likeliest to cheat is in no model before its audit. The last
+round waits as well, and a search's waves do, since a training there goes on from its own last state.
 
 Whoever did not open the optimizer state that its next shard began with (where it is kept) is not paid for that shard
 either: nobody ever looked at that state. That makes two faults in a row, and two rounds without an award are more than

@@ -123,11 +123,11 @@ async def audit_shard(
         moments = before.pop(1)
         if within is not None and 1 in wanted:
             before[1] = await asyncio.to_thread(_start, as_begun(run, round_, entry.trial), moments)
-    case = await asyncio.to_thread(_case, run, round_, entry, seat, order, drawn, reply, before)
+    case = await asyncio.to_thread(case_of, run, round_, entry, seat, order, drawn, reply, before)
     case = replace(case, after_states=after, moments=moments, to_end=goes_on(drawn, entry.segments, costs))
     if case.lacks_start:
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'moments are missing'}", risk=at.why)
-    result = talk.ran(await _replay(run, case, within))
+    result = talk.ran(await replay_case(run, case, within))
     if not result.accepted:
         result, case = await _second_look(run, talk, case, result, within)
     if result.accepted:
@@ -300,7 +300,7 @@ def _costs(run: Run, trial: int | None, order: Order, moments: bytes | None) -> 
     )
 
 
-def _case(
+def case_of(
     run: Run,
     round_: RoundState,
     entry: Entry,
@@ -339,7 +339,7 @@ def _case(
     )
 
 
-async def _replay(run: Run, case: Case, within: float | None, threads: int = 1) -> ReplayResult:
+async def replay_case(run: Run, case: Case, within: float | None, threads: int = 1) -> ReplayResult:
     async with run.replays:
         if within is None:
             return await asyncio.to_thread(replay, case, threads=threads)
@@ -351,7 +351,7 @@ async def _second_look(
 ) -> tuple[ReplayResult, Case]:
     """Once more with another thread setting; and the committed after-state, which says how far off it is."""
     if within is not None:  # both states are here already
-        other = talk.ran(await _replay(run, case, within, threads=2))
+        other = talk.ran(await replay_case(run, case, within, threads=2))
         return (other if other.accepted else first), case
     missed = first.miss.segment if first.miss else 0
     if missed and case.claim.leaves:

@@ -236,6 +236,8 @@ class RoundState(Start):
     audit_bytes: int = 0
     audit_seconds: float = 0.0
     audit_segments: int = 0
+    cleared_seconds: float = 0.0  # of these, before the draw: odd updates replayed whole (`tasks/cleared`)
+    cleared_segments: int = 0
     entries: list[Entry] = []
 
     @property

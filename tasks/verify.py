@@ -20,6 +20,7 @@ from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
 from models.telemetry import Telemetry
 from tasks.ahead import goes_ahead
 from tasks.audit import Audit, audit_shard, tell_finished
+from tasks.cleared import still_odd
 from tasks.context import Run
 from tasks.gate import suspicious
 from tasks.orders import read_order
@@ -43,8 +44,10 @@ async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) 
         if round_.stage == "trained":
             await _commit(run, round_)
         if round_.stage == "committed" and (beside or not round_.ahead):
-            # a round goes ahead only where the gates found nothing odd
+            # a round goes ahead only where the gates found nothing odd that did not prove itself
             odd = {} if round_.ahead else await asyncio.to_thread(suspicious, run, round_, committed(round_))
+            if odd and not beside and goes_ahead(run, round_, {}):
+                odd = await still_odd(run, round_, odd)
             if not beside and goes_ahead(run, round_, odd):
                 round_.ahead = True
                 run.save_round(round_)
@@ -129,8 +132,8 @@ async def _judge(run: Run, round_: RoundState, odd: Mapping[int, str]) -> None:
     for entry, audit in zip(entries, audits, strict=True):
         _settle(entry, audit)
     round_.audit_bytes = sum(audit.bytes_up + audit.bytes_down for audit in audits)
-    round_.audit_seconds = round(sum(audit.seconds for audit in audits), 4)
-    round_.audit_segments = sum(audit.replayed for audit in audits)
+    round_.audit_seconds = round(round_.cleared_seconds + sum(audit.seconds for audit in audits), 4)
+    round_.audit_segments = round_.cleared_segments + sum(audit.replayed for audit in audits)
     round_.stage = "verified"
     run.save_round(round_)
     rejected = [(e, a) for e, a in zip(entries, audits, strict=True) if e.outcome == "rejected"]

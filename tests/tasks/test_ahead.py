@@ -129,6 +129,22 @@ async def test_training_goes_on_before_the_audit_ends_and_all_of_it_is_paid(mark
     assert not list(run.folder.glob("rows-*.npy"))
 
 
+async def test_an_odd_update_that_proves_itself_waits_for_nothing(market: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = market.run
+    await a_round(run)
+    monkeypatch.setattr("tasks.verify.suspicious", lambda *_: {1: "loss"})
+    second = await a_round(run)
+    assert second is not None and second.ahead, "it was trained again here, to the very same bytes"
+    entry = next(e for e in second.entries if e.seat == 1)
+    assert second.cleared_segments == entry.segments > 0 and second.cleared_seconds > 0
+    cheat(market, 1)
+    third = await a_round(run)
+    assert third is not None and not third.ahead, "what does not prove itself is judged first"
+    assert next(e for e in third.entries if e.seat == 1).outcome == "rejected"
+    assert second.audit_segments == second.cleared_segments + sum(e.replayed for e in second.entries)
+    assert run.state.seat(1).state == "rejected" and run.open is None
+
+
 async def test_a_late_miss_is_taken_out_as_if_it_had_not_been(market: Rig) -> None:
     run = market.run
     await a_round(run)
