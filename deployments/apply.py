@@ -29,8 +29,13 @@ SERVER_DEADLINE = 300.0  # seconds: the first start migrates a new database, and
 
 TEMPLATE: dict[str, Any] = {
     "job_configuration": {
-        "command": shlex.join([sys.executable, str(CHECKOUT / "deployments/child.py"), sys.executable, "-m"])
-        + " prefect.engine",
+        "command": shlex.join(
+            [
+                *(sys.executable, "-S", str(CHECKOUT / "deployments/child.py")),
+                *(sys.executable, "-S", str(CHECKOUT / "deployments/handover.py")),
+                *(sys.executable, "-m", "prefect.engine"),
+            ]
+        ),
         "working_dir": str(CHECKOUT),
         "stream_output": True,
     },

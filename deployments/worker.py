@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ from prefect.workers.process import ProcessWorker
 
 from cloudlinkup.home import Settings
 from deployments.apply import POOL, digest, wait_for_server
+from deployments.handover import socket_path
+from deployments.processes import LAUNCHER
 
 RANK_EVERY = 5.0  # seconds
+SPARE_LOOK, SPARE_AFTER = 0.5, 45.0  # seconds between two looks, and until the next one where a run is long
 APPLY_DEADLINE = 180.0  # seconds: imports the flows, and waits for the server
 
 log = structlog.get_logger()
@@ -70,6 +74,22 @@ async def end_orphans() -> int:
             state = Cancelled(message=message) if cancelling else Crashed(message=message)
             await client.set_flow_run_state(run.id, state, force=True)
     return len(runs)
+
+
+async def keep_spare(home: Path) -> None:
+    """One process that waits for the next job's run, until cancelled (`spare.py`). The next one is started when the run
+    of the last one has ended or is well under way: its imports would slow the start that they are for."""
+    path = socket_path(str(home))
+    while True:
+        path.unlink(missing_ok=True)
+        words = (sys.executable, "-S", str(LAUNCHER), sys.executable, "-m", "deployments.spare")
+        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
+        for there in (False, True):  # it makes its socket, and removes it when it takes a run
+            while process.returncode is None and path.exists() == there:  # noqa: ASYNC110 - a file of another process
+                await asyncio.sleep(SPARE_LOOK)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), SPARE_AFTER)
+        await asyncio.sleep(SPARE_LOOK)
 
 
 async def rank_for_ever() -> None:
@@ -111,6 +131,7 @@ async def main(ready: Path, record: Path) -> None:
         log.info("worker started", applied=not applied, orphans=orphans, seconds=round(time.monotonic() - began, 2))
 
     ranking = asyncio.create_task(rank_for_ever())
+    spare = asyncio.create_task(keep_spare(Path(os.environ["PREFECT_HOME"])))
     task = asyncio.create_task(worker.start(printer=started))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -120,7 +141,8 @@ async def main(ready: Path, record: Path) -> None:
         log.info("worker stopped")
     finally:
         ranking.cancel()
-        await asyncio.gather(ranking, return_exceptions=True)
+        spare.cancel()
+        await asyncio.gather(ranking, spare, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""The spare process for a job's run: real processes, Prefect's engine, and no server where none is needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.handover import socket_path
+from deployments.spare import CHECKOUT, same_settings, state_of_code
+
+FALLBACK = [sys.executable, "-c", "print('cold')"]
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """An API that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/api"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, deaf: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return kept | {"PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": deaf}
+
+
+@pytest.fixture
+def spare(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, "-m", "deployments.spare"]
+    with subprocess.Popen(words, env=environment, cwd=CHECKOUT, stdin=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while not socket_path(str(tmp_path)).exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+def hand_over(environment: dict[str, str], run: str, deployment: str = "train") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-S", str(CHECKOUT / "deployments/handover.py"), *FALLBACK],
+        env=environment | {"PREFECT__DEPLOYMENT_NAME": deployment, "PREFECT__FLOW_RUN_ID": run},
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_is_prefects_engine_for_one_run(
+    spare: subprocess.Popen[bytes], environment: dict[str, str], tmp_path: Path
+) -> None:
+    for other in ("upkeep", ""):
+        with hand_over(environment, "none", other) as cold:
+            assert cold.communicate(timeout=60)[0] == "cold\n", "not what it waits for"
+    with hand_over(environment, "not a run") as first:
+        out, err = first.communicate(timeout=60)
+    assert first.returncode == 1 and "Invalid flow run id" in out + err, "its output and its exit code"
+    assert spare.wait(60) == 1 and not socket_path(str(tmp_path)).exists()
+    with hand_over(environment, "not a run") as second:
+        assert second.communicate(timeout=60)[0] == "cold\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_whoever_ends_what_stands_for_it_ends_the_run(
+    spare: subprocess.Popen[bytes], environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    with hand_over(environment, str(uuid.uuid4())) as stands:
+        end = time.monotonic() + 60
+        while socket_path(str(tmp_path)).exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(1)  # it asks the server for its run
+        assert stands.poll() is None and spare.poll() is None
+        stands.send_signal(number)
+        assert spare.wait(60) == -number
+        stands.communicate(timeout=60)
+        assert stands.returncode == -number
+
+
+def test_it_takes_no_run_that_would_import_something_else(
+    spare: subprocess.Popen[bytes], environment: dict[str, str]
+) -> None:
+    with hand_over(environment | {"PREFECT_LOGGING_LEVEL": "ERROR"}, str(uuid.uuid4())) as cold:
+        assert cold.communicate(timeout=60)[0] == "cold\n"
+    assert spare.wait(60) == 0
+
+
+def test_what_counts_as_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert same_settings({"PREFECT__FLOW_RUN_ID": "1", "HOME": "elsewhere"})
+    assert not same_settings({"PREFECT_API_URL": "http://127.0.0.1:1/api"})
+    monkeypatch.setattr("deployments.spare.CHECKOUT", tmp_path)
+    before = state_of_code()
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows/new.py").touch()
+    changed = state_of_code()
+    assert changed != before
+    os.utime(tmp_path / "flows/new.py", (1, 1))
+    assert state_of_code() not in (before, changed)
