@@ -22,7 +22,7 @@ ANSWER_WITHIN = 5.0  # seconds; a spare answers in a few milliseconds
 
 
 def socket_path(home: str) -> Path:
-    """Where the spare listens: in Prefect's own folder, which is the user's alone."""
+    """Where the spare listens: in Prefect's own folder, for its own user alone."""
     return Path(home) / "spare.sock"
 
 

@@ -57,6 +57,7 @@ def take_one(path: Path) -> tuple[socket.socket, dict[str, Any], list[int]] | No
     for old in (path, beside):
         old.unlink(missing_ok=True)
     listener.bind(str(beside))
+    beside.chmod(0o600)
     listener.listen(1)
     beside.rename(path)  # whoever finds it may connect
     while True:
