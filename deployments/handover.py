@@ -18,12 +18,17 @@ from types import FrameType
 
 TAKES = "train"  # the deployment whose runs the spare is for; upkeep need not be quick
 TAKEN, ENDED = b"Y", b"X"
-ANSWER_WITHIN = 5.0  # seconds; a spare answers in a few milliseconds
+ANSWER_WITHIN = 60.0  # seconds; a spare that is there answers in a few milliseconds, one that is coming once it is
 
 
 def socket_path(home: str) -> Path:
     """Where the spare listens: in Prefect's own folder, for its own user alone."""
     return Path(home) / "spare.sock"
+
+
+def not_yet(path: Path) -> Path:
+    """Its name while the spare imports."""
+    return path.with_suffix(".coming")
 
 
 def offer() -> socket.socket | None:
@@ -33,7 +38,8 @@ def offer() -> socket.socket | None:
     spare = socket.socket(socket.AF_UNIX)
     spare.settimeout(ANSWER_WITHIN)
     try:
-        spare.connect(str(socket_path(os.environ["PREFECT_HOME"])))
+        there = socket_path(os.environ["PREFECT_HOME"])
+        spare.connect(str(there if there.exists() else not_yet(there)))
         told = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())}).encode()
         socket.send_fds(spare, [struct.pack("!I", len(told))], [0, 1, 2])
         spare.sendall(told)

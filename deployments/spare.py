@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from deployments.handover import ENDED, TAKEN, socket_path
+from deployments.handover import ENDED, TAKEN, not_yet, socket_path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CODE = ("cloudlinkup", "deployments", "flows", "models", "tasks")
@@ -51,15 +51,15 @@ def same_settings(environment: dict[str, str]) -> bool:
 def take_one(path: Path) -> tuple[socket.socket, dict[str, Any], list[int]] | None:
     """Listens at `path` and takes the first run. None: what was imported is no longer what such a run would import."""
     before = state_of_code()
+    listener, coming = socket.socket(socket.AF_UNIX), not_yet(path)
+    for old in (path, coming):
+        old.unlink(missing_ok=True)
+    listener.bind(str(coming))
+    coming.chmod(0o600)
+    listener.listen(1)  # whoever connects by now waits for less than it would take to import all this itself
     for name in NEEDS:
         importlib.import_module(name)
-    listener, beside = socket.socket(socket.AF_UNIX), path.with_suffix(".new")
-    for old in (path, beside):
-        old.unlink(missing_ok=True)
-    listener.bind(str(beside))
-    beside.chmod(0o600)
-    listener.listen(1)
-    beside.rename(path)  # whoever finds it may connect
+    coming.rename(path)
     while True:
         connection, _ = listener.accept()
         connection.settimeout(5)

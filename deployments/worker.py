@@ -37,7 +37,7 @@ from prefect.workers.process import ProcessWorker
 
 from cloudlinkup.home import Settings
 from deployments.apply import POOL, digest, wait_for_server
-from deployments.handover import socket_path
+from deployments.handover import not_yet, socket_path
 from deployments.processes import LAUNCHER
 
 RANK_EVERY = 5.0  # seconds
@@ -80,16 +80,20 @@ async def keep_spare(home: Path) -> None:
     """One process that waits for the next job's run, until cancelled (`spare.py`). The next one is started when the run
     of the last one has ended or is well under way: its imports would slow the start that they are for."""
     path = socket_path(str(home))
-    while True:
-        path.unlink(missing_ok=True)
-        words = (sys.executable, "-S", str(LAUNCHER), sys.executable, "-m", "deployments.spare")
-        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
-        for there in (False, True):  # it makes its socket, and removes it when it takes a run
-            while process.returncode is None and path.exists() == there:  # noqa: ASYNC110 - a file of another process
-                await asyncio.sleep(SPARE_LOOK)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), SPARE_AFTER)
-        await asyncio.sleep(SPARE_LOOK)
+    try:
+        while True:
+            path.unlink(missing_ok=True)
+            words = (sys.executable, "-S", str(LAUNCHER), sys.executable, "-m", "deployments.spare")
+            process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
+            for there in (False, True):  # it makes its socket, and removes it when it takes a run
+                while process.returncode is None and path.exists() == there:  # noqa: ASYNC110 - another process's file
+                    await asyncio.sleep(SPARE_LOOK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), SPARE_AFTER)
+            await asyncio.sleep(SPARE_LOOK)
+    finally:
+        for left in (path, not_yet(path)):
+            left.unlink(missing_ok=True)
 
 
 async def rank_for_ever() -> None:

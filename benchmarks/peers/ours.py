@@ -70,6 +70,7 @@ class Ours(System):
             self._contribute(worker)
         for worker in self.workers:
             wait_for(lambda w=worker: self.processes.says(f"w{w}", '"event": "connected"'), f"contributor {worker}")
+        wait_for((self.home / "prefect/spare.sock").exists, "the process for the next flow")  # packages are imported
 
     def _relay(self, listen: str, to: str) -> list[str]:
         ports = (BASE, BASE + 2)  # the chain's and the gateway's

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.handover import socket_path
+from deployments.handover import not_yet, socket_path
 from deployments.spare import CHECKOUT, same_settings, state_of_code
 
 FALLBACK = [sys.executable, "-c", "print('cold')"]
@@ -33,16 +33,26 @@ def environment(tmp_path: Path, deaf: str) -> dict[str, str]:
     return kept | {"PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": deaf}
 
 
+def until(there: Path, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not there.exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture
-def spare(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def coming(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     words = [sys.executable, "-m", "deployments.spare"]
     with subprocess.Popen(words, env=environment, cwd=CHECKOUT, stdin=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 120
-        while not socket_path(str(tmp_path)).exists():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.05)
+        until(not_yet(socket_path(str(tmp_path))), process)
         yield process
         process.kill()
+
+
+@pytest.fixture
+def spare(coming: subprocess.Popen[bytes], tmp_path: Path) -> subprocess.Popen[bytes]:
+    until(socket_path(str(tmp_path)), coming)
+    return coming
 
 
 def hand_over(environment: dict[str, str], run: str, deployment: str = "train") -> subprocess.Popen[str]:
@@ -68,6 +78,13 @@ def test_it_is_prefects_engine_for_one_run(
     assert spare.wait(60) == 1 and not socket_path(str(tmp_path)).exists()
     with hand_over(environment, "not a run") as second:
         assert second.communicate(timeout=60)[0] == "cold\n"
+
+
+def test_a_run_waits_for_one_that_is_coming(coming: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+    with hand_over(environment, "not a run") as first:
+        out, err = first.communicate(timeout=120)
+    assert first.returncode == 1 and "Invalid flow run id" in out + err
+    assert coming.wait(60) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
