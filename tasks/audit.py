@@ -74,6 +74,7 @@ class Audit:
     bytes_down: int = 0
     risk: tuple[str, ...] = ()
     evidence: bytes | None = None
+    unheard: bool = False  # the challenge, and the path with it, did not get to its contributor
 
 
 async def audit_shard(
@@ -117,6 +118,7 @@ async def audit_shard(
         raise
     except (ClusterError, ProtocolError) as error:
         problem = str(error)[:200]
+        talk.unheard = True
     if wanted - before.keys() or (within is not None and (wanted - after.keys() or not reply or not reply.leaves)):
         return talk.audit(drawn, "timeout", f"no opening came: {problem or 'states are missing'}", risk=at.why)
     if order.moments and 1 in before:
@@ -215,6 +217,7 @@ class _Talk:
         self.run, self.round, self.entry, self.order = run, round_, entry, order
         self.bytes_up = self.bytes_down = self.segments = 0
         self.seconds = 0.0
+        self.unheard = False
         position = leaves.index(seat_leaf(entry.seat, bytes.fromhex(entry.root)))
         self._path = tuple(PathStep(left=left, hash=sibling) for left, sibling in merkle.path(leaves, position))
         self._root = merkle.root(leaves)
@@ -228,7 +231,7 @@ class _Talk:
         self, drawn: frozenset[int], verdict: Verdict, reason: str = "", *, risk: tuple[str, ...], **rest: Any
     ) -> Audit:
         """The verdict, with what it took."""
-        took = {"replayed": self.segments, "seconds": self.seconds, "bytes_up": self.bytes_up}
+        took = {"replayed": self.segments, "seconds": self.seconds, "bytes_up": self.bytes_up, "unheard": self.unheard}
         return Audit(
             drawn, verdict == "accepted", verdict, reason, bytes_down=self.bytes_down, risk=risk, **took, **rest
         )

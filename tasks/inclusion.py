@@ -2,7 +2,8 @@
 
 A contributor takes no further order while a round that the chain has committed lacks its path: nobody could else know
 whether its work was left out. A challenge that got lost on the way would so end an honest contributor's part in the
-job. The round it belongs to stays unpaid: no opening in time is a failed round.
+job. The round it belongs to stays unpaid where an opening was needed: none in time is a failed round. Where none was,
+it is judged without its contributor, and paid.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ UNDER = ("committed", "accepted", "rejected", "timeout")
 
 
 async def hand_over_paths(run: Run, seat: Seat) -> bool:
-    """Sends the paths of the seat's rounds that were committed and not opened; whether any was taken."""
+    """Sends the paths of the seat's rounds whose challenge it did not answer; whether any was taken."""
     rounds = [RoundState.model_validate_json(text) for text in run.store.rounds(run.request_id)]
     taken = False
     for round_ in rounds:
         for entry in under_the_root(round_):
-            if entry.seat == seat.seat and entry.outcome == "timeout":
+            if entry.seat == seat.seat and (entry.outcome == "timeout" or entry.unheard):
                 taken |= await _hand_over(run, round_, entry)
     return taken
 

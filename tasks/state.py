@@ -212,6 +212,7 @@ class Entry(Kept):
     segments: int = 0
     pace: float = 0.0  # seconds that so many steps should take at the least, over those that they took
     void: str = ""  # why it cannot count, whatever its audit would say
+    unheard: bool = False  # its challenge did not reach its contributor, who lacks the path to the round's root
     drawn: list[int] = []
     risk: list[str] = []  # what raised its audit above the default rate
     replayed: int = 0

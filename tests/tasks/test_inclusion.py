@@ -9,7 +9,7 @@ from cloudlinkup.verify import merkle
 from tasks.audit import audit_shard
 from tasks.inclusion import hand_over_paths
 from tasks.state import Entry
-from tasks.verify import round_leaves
+from tasks.verify import _settle, round_leaves
 from tests.tasks.conftest import STEP, Rig
 
 
@@ -26,7 +26,7 @@ async def lost_challenge(rig: Rig) -> list[Entry]:
     audits = [await audit_shard(rig.run, round_, entry, leaves, bytes(32), whole=False) for entry in entries]
     del rig.cluster.fails[entries[0].agent]
     for entry, found in zip(entries, audits, strict=True):
-        entry.outcome = "accepted" if found.accepted else found.verdict
+        _settle(entry, found)
     rig.run.save_round()
     rig.chain.job.seats[entries[1].seat].awarded += 3 * STEP * rig.run.state.price
     rig.run.state.round, rig.run.round = 1, None
@@ -49,6 +49,16 @@ async def test_the_path_is_sent_again_and_the_next_order_taken(rig: Rig) -> None
     sent = [e for e in rig.run.store.events(rig.run.request_id) if e.kind == "path_sent"]
     assert len(sent) == 1
     assert await rig.audit(entries[0])
+
+
+async def test_so_is_that_of_a_round_that_was_judged_without_its_contributor(rig: Rig) -> None:
+    first, second = await lost_challenge(rig)
+    assert (first.outcome, second.outcome) == ("accepted", "accepted"), "nothing had to be opened"
+    assert (first.unheard, second.unheard) == (True, False)
+    rig.chain.job.seats[first.seat].awarded += 3 * STEP * rig.run.state.price
+    entries = await rig.train(number=2)
+    assert [entry.outcome for entry in entries] == ["committed", "committed"]
+    assert [entry.attempt for entry in entries] == [2, 1]
 
 
 @pytest.mark.usefixtures("opened")
