@@ -11,7 +11,7 @@ repeats, and its range; once in CPU seconds of the whole process, which other pr
 clock. Not here: the network, waiting for the chain, and the partition, which is sent once a job.
 
 Second table: jobs of the 1.1M network on four contributors of speed 1:2:4:8, and on eight, two of each. (Of the four,
-the fastest has 8/15 of the speed and idles: nobody may weigh over a third.) Each vanishes with a chance of 5% at some
+the fastest has 8/15 of the speed, does as much and weighs a third.) Each vanishes with a chance of 5% at some
 moment of the job. The product's planner and rounds (`models/simulator`) run on a simulated clock; shards jitter by 5%.
 What they are fed is measured here: the contributor's own states (`own`, as if there were no second thread for them),
 opening, quantising and sealing, and the flow's reading, judging, aggregating and publishing. The audit is
