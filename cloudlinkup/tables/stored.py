@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cloudlinkup.tables.read import check_header, csv_problem
+from cloudlinkup.tables.spilled import ROWS
 from cloudlinkup.tables.text import read_text
 from cloudlinkup.tables.uri import refuse
 from cloudlinkup.types import DataSpec
 
 CELLS = 1_000_000  # of one piece
-ROWS = 131_072  # of a piece of one column
 
 
 class Frame:

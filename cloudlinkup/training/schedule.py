@@ -48,7 +48,7 @@ def outer_rate(spec: TrainingSpec, shares: Iterable[float]) -> float:
     """What a kept round's averaged update is multiplied by: sqrt(n / 4), within 1 and 1.5, for the n equal updates of
     which the mean would be as little noise as the one with these `shares` (their sum is 1). At equal samples sixteen
     contributors take a quarter of the steps that four do, each on as small a batch: the mean of them is surer and too
-    short. Four tried values and two problems: docs/rounds.md."""
+    short. What was tried: docs/rounds.md."""
     if spec.rounds == "stateless":
         return 1.0
     alike = 1 / sum(share * share for share in shares)
