@@ -88,7 +88,7 @@ async def keep_spare(home: Path) -> None:
             for there in (False, True):  # it makes its socket, and removes it when it takes a run
                 while process.returncode is None and path.exists() == there:  # noqa: ASYNC110 - another process's file
                     await asyncio.sleep(SPARE_LOOK)
-            if process.returncode and not_yet(path).exists():  # it failed while importing, as the next one would at once
+            if process.returncode and not_yet(path).exists():  # it failed to import, as would the next one
                 log.warning("no spare process", code=process.returncode)
                 await asyncio.sleep(SPARE_AFTER)
             with suppress(TimeoutError):
