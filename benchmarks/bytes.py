@@ -116,7 +116,7 @@ def in_one_place(problem: Problem, workers: int) -> Outcome:
 def in_rounds(problem: Problem, way: Way) -> Outcome:
     spec, drawn = problem.spec, np.random.default_rng([11, problem.spec.seed])
     kept, seats = spec.rounds == "kept", way.contributors
-    local = local_steps(problem.samples // spec.batch, seats, kept)
+    local = local_steps(problem.samples // spec.batch, seats, kept, spec.task == "next_token")
     segment = 5 if kept else 10
     shares = capped(np.tile(np.array(SPEEDS, np.float64), seats // len(SPEEDS)), way.most)
     segments = np.maximum(1, np.rint(shares * local * seats / segment)).astype(int)

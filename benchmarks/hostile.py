@@ -17,7 +17,8 @@ from cloudlinkup.verify.gates import NORM_FACTOR, Offer, gates
 
 Updates = dict[int, tuple[np.ndarray, int]]
 Loss = Callable[[np.ndarray], float]
-Rule = Callable[[Updates, Loss, np.ndarray], np.ndarray]  # the last: what the round before came to
+Mean = tuple[np.ndarray, list[float]]  # the mean, and the shares of those that it is of (their sum is 1)
+Rule = Callable[[Updates, Loss, np.ndarray], Mean]  # the last: what the round before came to
 
 
 # ---------------------------------------------------------------- rules
@@ -28,24 +29,30 @@ def _split(updates: Updates) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([updates[s][0] for s in seats]), np.array([updates[s][1] for s in seats], np.float64)
 
 
-def _by_steps(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    return capped(steps, MOST_WEIGHT) @ vectors
+def _alike(count: int) -> list[float]:
+    return [1 / count] * count
 
 
-def plain_mean(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def _by_steps(vectors: np.ndarray, steps: np.ndarray) -> Mean:
+    shares = capped(steps, MOST_WEIGHT)
+    return shares @ vectors, shares.tolist()
+
+
+def plain_mean(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     return _by_steps(*_split(updates))
 
 
-def coordinate_median(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
-    return np.median(_split(updates)[0], axis=0)
+def coordinate_median(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
+    return np.median(_split(updates)[0], axis=0), _alike(len(updates))
 
 
-def trimmed_mean(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def trimmed_mean(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     vectors, cut = np.sort(_split(updates)[0], axis=0), int(0.3 * len(updates))
-    return vectors[cut : len(vectors) - cut].mean(axis=0)
+    inside = vectors[cut : len(vectors) - cut]
+    return inside.mean(axis=0), _alike(len(inside))
 
 
-def multi_krum(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def multi_krum(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     """Of updates per square root of steps, as unequal lengths are no sign of anything here."""
     vectors, steps = _split(updates)
     paced, hostile = vectors / np.sqrt(steps)[:, None], int(0.3 * len(vectors))
@@ -56,16 +63,17 @@ def multi_krum(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
     return _by_steps(vectors[best], steps[best])
 
 
-def cosrel(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
-    return aggregate(updates).update
+def cosrel(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
+    found = aggregate(updates)
+    return found.update, list(found.shares.values())
 
 
-def cosrel_loss(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def cosrel_loss(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     found = odd(updates, loss)
-    return aggregate({seat: update for seat, update in updates.items() if not found[seat]}).update
+    return cosrel({seat: update for seat, update in updates.items() if not found[seat]}, loss, last)
 
 
-def centred(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def centred(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     """Centred clipping (Karimireddy, He and Jaggi 2021) around the last round's update, three times, to the median
     distance; distances and centres per square root of steps, as unequal contributors' updates are."""
     vectors, steps = _split(updates)
@@ -75,10 +83,10 @@ def centred(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
         paces = np.linalg.norm(apart, axis=1) / roots
         scale = np.minimum(1.0, np.median(paces) / np.maximum(paces, 1e-30))
         centre = centre + (weights * scale) @ apart
-    return centre
+    return centre, weights.tolist()
 
 
-def cosrel_centred(updates: Updates, loss: Loss, last: np.ndarray) -> np.ndarray:
+def cosrel_centred(updates: Updates, loss: Loss, last: np.ndarray) -> Mean:
     dropped = aggregate(updates).dropped
     return centred({seat: update for seat, update in updates.items() if seat not in dropped}, loss, last)
 
@@ -108,13 +116,15 @@ RULES: dict[str, Rule] = {
 @dataclass(frozen=True)
 class View:
     """What the hostile know. `own`: what they would have sent if honest; `mislabelled`: trained on 9 - y; `rule` and
-    `loss` as they can compute them themselves, on their own rows."""
+    `loss` as they can compute them themselves, on their own rows; `outer`: by what a mean with these shares is
+    multiplied."""
 
     honest: Updates
     own: Updates
     mislabelled: dict[int, np.ndarray]
     rule: Rule
     loss: Loss
+    outer: Callable[[list[float]], float]
     last: np.ndarray
     rng: np.random.Generator
 
@@ -160,7 +170,8 @@ def adapted(view: View) -> dict[int, np.ndarray]:
         for times in (1.0, 2.0):
             sent = view.all_send(direction * times * length / np.linalg.norm(direction))
             mixed = view.honest | {seat: (update, view.own[seat][1]) for seat, update in sent.items()}
-            harm = view.loss(view.rule(mixed, view.loss, view.last))
+            update, shares = view.rule(mixed, view.loss, view.last)
+            harm = view.loss(update * view.outer(shares))
             if worst is None or harm > worst[0]:
                 worst = harm, sent
     assert worst is not None

@@ -2,11 +2,12 @@
 
     python -m benchmarks.robustness [--seeds 3] [--problems P] [--rules R] [--attacks A] [--kept] [--out FILE] [--json]
 
-Ten contributors with 1:1:1:2:2:2:3:3:4:6 of the steps and rows, 250 steps a round, 8 rounds: the product's segments,
-int4 both ways, gates, `aggregate` and published weights, in one process. Three contributors with about 30% of the work
-are hostile (two with about 20%, or one with half, where it says so); they know all honest updates of the round and the
-rule, and collude. Scores are accuracy on held-out rows less what the honest alone reach ("honest"), in points, paired
-by seed, with a 95% t interval. `--out` keeps every run, so that a later call goes on from there.
+Ten contributors with 1:1:1:2:2:2:3:3:4:6 of the steps and rows, and 8 rounds, as long as the planner makes those of a
+job of that length: the product's segments, rows in its order, int4 both ways, gates, `aggregate`, outer step and
+published weights, in one process. Who is convicted is gone, and nobody does its work. Three contributors with about 30%
+of the work are hostile (two with about 20%, or one with half, where it says so); they know all honest updates of the
+round and the rule, and collude. Scores are accuracy on held-out rows less what the honest alone reach ("honest"), in
+points, paired by seed, with a 95% t interval. `--out` keeps every run, so that a later call goes on from there.
 
 Rules without an audit, in every round: the mean by steps, nobody above a third; the coordinate median; the mean without
 the lowest and highest three tenths of each coordinate; multi-Krum (Blanchard et al. 2017) for 3 of 10; `cosrel`, which
@@ -14,7 +15,9 @@ is what `aggregate` does; `centred`, centred clipping, and `cosrel+centred`: the
 of its own clipping; `cosrel+loss`: the same without whom the gates find odd. "product" is the rule with its audit:
 whom the gates find odd is replayed whole and, if hostile, rejected; the last segment, and with it the upload, is drawn
 with probability 1/2 and else with 1/n, and always of whoever does over a quarter of the round. The hostile wait until
-the second round, as the first is always opened.
+the second round, as the first is always opened. A round that is neither the first nor the last, and in which no hostile
+update is odd, goes ahead of its audit: the next is trained from weights with all of its updates, and only then those
+that were convicted are taken out (`tasks/ahead.py`).
 "audit" is the same without the gate on losses. `replayed` is the share of honest shards replayed for nothing.
 
 Attacks: sign flip; five times; noise of twice the honest length; labels y -> 9 - y; against the mean, scaled just under
@@ -22,13 +25,14 @@ the norm gate; ALIE (Baruch et al. 2019) with its own z and with 1.5; inner-prod
 half the mean; "adapted": each round what leads to the highest loss on the attackers' own rows among mixtures of the
 honest mean with its reverse or their spread, at one or two lengths, after the rule has been applied. Not here:
 backdoors (an update that is harmful on chosen rows alone), and contributors whose rows differ in kind.
-`--kept`: each seat keeps its optimizer state, and outer momentum 0.4 begins after a fifth of the job (docs/rounds.md).
+`--kept`: each seat keeps its optimizer state, and outer momentum begins after a fifth of the job (docs/rounds.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import combinations
@@ -44,17 +48,19 @@ from cloudlinkup.training.architectures import initial_weights
 from cloudlinkup.training.data import shard_rows
 from cloudlinkup.training.evaluate import evaluate
 from cloudlinkup.training.moments import unpack_moments
-from cloudlinkup.training.outer import Published, apply_delta
+from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise, quantise
-from cloudlinkup.training.schedule import outer_momentum
+from cloudlinkup.training.schedule import outer_momentum, outer_rate
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import ShardWork, TrainingSpec
 from cloudlinkup.training.states import moments_of
 from cloudlinkup.verify.rates import Risk, rate
 from cloudlinkup.wire.hashes import rows_seed
+from models.allocator import integer_fill
+from models.plan import LONG, local_steps, segment_steps
 
-SEGMENT_STEPS, ROUNDS, JUDGED = 10, 8, 512
-SPEEDS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 6)  # segments a round
+ROUNDS, JUDGED = 8, 512
+SPEEDS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,16 @@ class Case:
     attack: str
     rule: str
     seed: int
+    rounds: int = ROUNDS
     kept: bool = False
 
     @property
     def key(self) -> str:
-        return f"{self.problem}/{self.attack}/{self.rule}/{self.seed}" + "/kept" * self.kept
+        """Of what is the same run: the honest alone are the same whatever those who are missing would have done."""
+        attack = self.attack
+        if self.rule == "honest" and attack != "none":
+            attack = f"without {who(attack)}"
+        return f"{self.problem}/{attack}/{self.rule}/{self.seed}/{self.rounds}" + "/kept" * self.kept
 
 
 @dataclass(frozen=True)
@@ -97,11 +108,15 @@ def rows_of(problem: str, seed: int) -> Rows:
     return Rows(spec, x[cut:], y[cut:], x[:cut], y[:cut])
 
 
+def who(attack: str) -> str:
+    return next((few for few in ("half", "two") if attack.endswith(few)), "three")
+
+
 def hostile_seats(attack: str, rng: np.random.Generator) -> tuple[tuple[int, ...], list[int]]:
-    """(segments a round by seat, the hostile seats)."""
-    if attack.endswith("half"):
+    """(speeds by seat, the hostile seats)."""
+    if who(attack) == "half":
         return (*SPEEDS[:-1], sum(SPEEDS[:-1])), [len(SPEEDS) - 1]
-    heads, share = (2, 0.2) if attack.endswith("two") else (3, 0.3)
+    heads, share = (2, 0.2) if who(attack) == "two" else (3, 0.3)
     total = sum(SPEEDS)
     near = [
         list(seats)
@@ -109,6 +124,15 @@ def hostile_seats(attack: str, rng: np.random.Generator) -> tuple[tuple[int, ...
         if abs(sum(SPEEDS[s] for s in seats) / total - share) <= 0.03
     ]
     return SPEEDS, near[int(rng.integers(len(near)))]
+
+
+def planned(rounds: int, speeds: tuple[int, ...], kept: bool) -> tuple[int, list[int]]:
+    """(steps of a segment, segments a round by seat), as the planner has them in a job of so many rounds."""
+    seats = len(speeds)
+    local = next(h for h in range(LONG, 0, -1) if local_steps(rounds * seats * h, seats, kept) == h)
+    slowest = local * seats * min(speeds) / sum(speeds)
+    segment = segment_steps(rounds * seats * local, local, slowest, kept)
+    return segment, [int(n) for n in integer_fill(local * seats // segment, speeds)]
 
 
 # ---------------------------------------------------------------- a job
@@ -133,67 +157,106 @@ class Tally:
                 self.convicted.add(seat)
 
 
-def train(case: Case, rounds: int) -> tuple[float, Tally]:
+@dataclass(frozen=True)
+class Ahead:
+    """A round whose updates entered the weights before its audit rejected some: the weights before it, the rest."""
+
+    before: Published
+    left: Updates
+    progress: float
+
+
+class Seats:
+    """Each seat goes on in its rows where its last round stopped, and with its optimizer state where that is kept."""
+
+    def __init__(self, case: Case, data: Rows, speeds: tuple[int, ...]) -> None:
+        self.case, self.data, self.moments = case, data, dict[int, bytes]()
+        self.segment, self.segments = planned(case.rounds, speeds, case.kept)
+        self.parts = shard_rows(len(data.features), speeds, case.seed, minimum=data.spec.batch)
+
+    def train(
+        self, number: int, start: np.ndarray, seats: list[int], wrong: list[int]
+    ) -> tuple[Updates, dict[int, np.ndarray]]:
+        """(every seat's update of this round and its steps, what the `wrong` reach with labels 9 - y)"""
+        case, data, segment, updates = self.case, self.data, self.segment, Updates()
+        span = (round(number * 1e6 / case.rounds), round((number + 1) * 1e6 / case.rounds))
+        mislabelled: dict[int, np.ndarray] = {}
+        for seat in seats:
+            rows, steps = self.parts[seat], self.segments[seat] * segment
+            seed, before = rows_seed(b"robust", bytes([seat]), case.seed), number * steps * data.spec.batch
+            work = ShardWork(seed, segment, self.segments[seat], *span, rows_before=before)
+            begins = self.moments.get(seat)
+            runner = _shard(data, work, start, rows, data.targets[rows], begins)
+            updates[seat] = runner.update(), steps
+            if case.kept:
+                self.moments[seat] = moments_of(runner.state_bytes())
+            if seat in wrong:
+                mislabelled[seat] = _shard(data, work, start, rows, 9 - data.targets[rows], begins).update()
+        return updates, mislabelled
+
+
+def train(case: Case) -> tuple[float, Tally]:
     """(accuracy on held-out rows, the tally)."""
     data, rng, tally = rows_of(case.problem, case.seed), np.random.default_rng([case.seed, 7]), Tally()
     if case.kept:
         data = replace(data, spec=replace(data.spec, rounds="kept"))
-    moments: dict[int, bytes] = {}
     speeds, hostile = hostile_seats(case.attack, rng)
-    chance = np.random.default_rng([case.seed, 8])
-    parts = shard_rows(len(data.features), speeds, case.seed, minimum=data.spec.batch)
+    seats, chance = Seats(case, data, speeds), np.random.default_rng([case.seed, 8])
     published, audited = Published(initial_weights(data.spec)), case.rule in ("audit", "product")
-    copies = published.published.copy()
-    last = np.zeros_like(copies)
-    for number in range(rounds):
-        span = (round(number * 1e6 / rounds), round((number + 1) * 1e6 / rounds))
+    last, ahead = np.zeros_like(published.weights), None
+    rule = RULES.get(case.rule, plain_mean)
+
+    def step(weights: Published, updates: Updates, progress: float, loss: Loss) -> np.ndarray:
+        """The round's mean, which moves the weights as the product's outer step does."""
+        mean_, shares = rule(updates, loss, last)
+        update = mean_.astype(np.float32) * np.float32(outer_rate(data.spec, shares))
+        weights.step(update, outer_momentum(data.spec, progress))
+        return mean_.astype(np.float32)
+
+    for number in range(case.rounds):
+        progress, start = number / case.rounds, published.published
         present = [s for s in range(len(speeds)) if s not in tally.convicted]
         if case.rule == "honest" and case.attack != "none":
             present = [s for s in present if s not in hostile]
-        updates: Updates = {}
-        mislabelled: dict[int, np.ndarray] = {}
-        for seat in present:
-            targets = data.targets[parts[seat]]
-            seed, before = rows_seed(b"robust", bytes([seat]), case.seed), number * speeds[seat] * SEGMENT_STEPS
-            work = ShardWork(seed, SEGMENT_STEPS, speeds[seat], *span, rows_before=before * data.spec.batch)
-            begins = moments.get(seat)
-            runner = _shard(data, work, copies, parts[seat], targets, begins)
-            updates[seat] = runner.update(), speeds[seat] * SEGMENT_STEPS
-            if case.kept:
-                moments[seat] = moments_of(runner.state_bytes())
-            if case.attack == "label flip" and seat in hostile:
-                mislabelled[seat] = _shard(data, work, copies, parts[seat], 9 - targets, begins).update()
+        wrong = hostile if case.attack == "label flip" else []
+        updates, mislabelled = seats.train(number, start, present, wrong)
         bad = [s for s in hostile if s in updates]
         attacking = bool(bad) and case.attack != "none" and (number > 0 or not audited)
         if attacking:
-            known = np.concatenate([parts[s] for s in hostile])
+            known = np.concatenate([seats.parts[s] for s in hostile])
             view = View(
                 honest={s: _sent(u, t) for s, (u, t) in updates.items() if s not in bad},
                 own={s: updates[s] for s in bad},
                 mislabelled=mislabelled,
-                rule=cosrel_loss if case.rule == "product" else RULES.get(case.rule, plain_mean),
-                loss=_loss(data, copies, rng.choice(known, min(JUDGED, len(known)), replace=False)),
+                rule=cosrel_loss if case.rule == "product" else rule,
+                loss=_loss(data, start, rng.choice(known, min(JUDGED, len(known)), replace=False)),
+                outer=lambda shares: outer_rate(data.spec, shares),
                 last=last,
                 rng=rng,
             )
             for seat, update in ATTACKS[case.attack](view).items():
                 updates[seat] = update, updates[seat][1]
         updates = {s: _sent(u, t) for s, (u, t) in updates.items()}
-        loss = _loss(data, copies, chance.choice(len(data.features), JUDGED, replace=False))
+        loss = _loss(data, start, chance.choice(len(data.features), JUDGED, replace=False))
         guilty = bad if attacking else []
         found = odd(updates, loss if case.rule == "product" else None)
-        steps = sum(taken for _, taken in updates.values())
-        sure = {s: rate(Risk(1, len(updates), share=taken / steps)).last for s, (_, taken) in updates.items()}
-        lots = {s for s in updates if chance.random() < sure[s] + (1 - sure[s]) / speeds[s]}
+        taken = sum(steps for _, steps in updates.values())
+        sure = {s: rate(Risk(number, len(updates), share=steps / taken)).last for s, (_, steps) in updates.items()}
+        lots = {s for s in updates if chance.random() < sure[s] + (1 - sure[s]) / seats.segments[s]}
         drawn = lots if audited else set()
         tally.count(guilty, found, drawn, audited)
-        updates = {s: u for s, u in updates.items() if not (s in guilty and (found[s] or s in drawn))}
-        if updates:
-            rule = RULES.get(case.rule, plain_mean)
-            momentum = outer_momentum(data.spec, number / rounds)
-            last = rule(updates, loss, last).astype(np.float32)
-            copies = apply_delta(copies, published.step(last, momentum))
-    return evaluate(data.spec, copies, data.held_features, data.held_targets).value, tally
+        if ahead is not None:  # what its audit did not accept is taken out, before this round enters
+            if ahead.left:
+                step(ahead.before, ahead.left, ahead.progress, loss)
+            good = ahead.before
+            published, ahead = Published(good.weights, start, published.rounds, good.velocity), None
+        left = {s: u for s, u in updates.items() if not (s in guilty and (found[s] or s in drawn))}
+        waits = number in (0, case.rounds - 1) or any(found[s] for s in guilty)  # odd and honest proves itself
+        if audited and not waits and len(left) < len(updates):
+            ahead, left = Ahead(deepcopy(published), left, progress), updates
+        if left:
+            last = step(published, left, progress, loss)
+    return evaluate(data.spec, published.published, data.held_features, data.held_targets).value, tally
 
 
 def _shard(
@@ -231,7 +294,7 @@ def main() -> None:
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--attacks", default="", help="separated by semicolons; all by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--kept", action="store_true", help="optimizer state and outer momentum, as of kept rounds")
+    parser.add_argument("--kept", action="store_true", help="rounds that keep optimizer state")
     parser.add_argument("--out", type=Path, help="one JSON line a run; runs that are in it are not made again")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -246,9 +309,9 @@ def main() -> None:
             scores: dict[str, list[list[float]]] = {}
             for seed in range(given.seeds):
                 for rule in ["honest", *rules]:
-                    case = Case(problem, attack, rule, seed, given.kept)
+                    case = Case(problem, attack, rule, seed, given.rounds, given.kept)
                     if case.key not in known:
-                        value, tally = train(case, given.rounds)
+                        value, tally = train(case)
                         known[case.key] = [value, tally.alarms / max(1, tally.honest), tally.poisoned]
                         if given.out:
                             with given.out.open("a") as file:

@@ -3,9 +3,10 @@
 Rounds follow the measured default of training in rounds: H local steps per contributor between two averagings, 100
 where that leaves at least 40 rounds, else 50; a short job takes fewer, so that there are at least four rounds to
 rebalance in. Where each seat keeps its optimizer state across rounds, H is 25, down to 15 where that leaves under 25
-rounds, in segments of at most 5 steps. The unit is the segment (at most 10 steps); its length is chosen so that the
-slowest seat gets at least three of them (flooring to ten-step segments loses 10% of the work at H = 50), and so that
-segments divide the job.
+rounds, in segments of at most 5 steps; for a text always the fewest that send a hundredth of the bytes of data parallel
+training, 15, which brings its loss nearer to that than 25 do. The unit is the segment (at most 10 steps); its length is
+chosen so that the slowest seat gets at least three of them (flooring to ten-step segments loses 10% of the work at H =
+50), and so that segments divide the job.
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
 everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
@@ -32,6 +33,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cloudlinkup.training.quantize import encoded_size
 from cloudlinkup.types import Frozen
 from models.allocator import integer_fill
 from models.facts import JobFacts, Prediction
@@ -40,7 +42,8 @@ from models.racing import race_width
 from models.selection import Ranked
 
 LONG, SHORT, LEAST = 100, 50, 30  # local steps per contributor and round
-KEPT_LONG, KEPT_LEAST, KEPT_SEGMENT = 25, 15, 5  # the same, and steps of a segment, where optimizer state is kept
+KEPT_LONG, KEPT_SEGMENT = 25, 5  # the same, and steps of a segment, where optimizer state is kept
+FEWER_BYTES = 100  # than data parallel training over a star sends, at least: 8 a parameter, worker and step
 MANY_ROUNDS, FEW_ROUNDS, KEPT_ROUNDS = 40, 4, 25
 AVERAGE_SEGMENTS = 10  # of an average seat in a round
 LEAST_SEGMENTS = 3  # of the slowest seat in a round
@@ -53,6 +56,17 @@ MILLION = 1_000_000
 PILOT_SHARE = 0.05  # of the job's steps, shared equally in the pilot
 PILOT_LEAST, PILOT_MOST = 2, 5  # segments of a seat in it
 MOST_WORK, BOUND_FROM = Fraction(3, 4), 4  # nobody does over that share of a round of so many seats or more
+
+
+def cheap_steps(fewer: int, segment: int) -> int:
+    """The least H, in segments of so many steps, whose rounds (an update up, a difference down) send at least `fewer`
+    times fewer bytes than data parallel training; of the audit's they have what is over."""
+    count = 1_000_000  # parameters: the header counts for nothing
+    least = -(-fewer * 2 * encoded_size(count) // (8 * count))
+    return -(-least // segment) * segment
+
+
+KEPT_LEAST = cheap_steps(FEWER_BYTES, KEPT_SEGMENT)
 
 
 class PlannedSeat(Frozen):
@@ -147,7 +161,7 @@ class RoundPlan(Frozen):
     version: str
 
 
-def _segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
+def segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
     """Steps a segment: at most 10; an average seat gets ten, the slowest three; rather one that divides the job. With
     kept state at most 5, and five for an average seat.
 
@@ -158,8 +172,11 @@ def _segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
     return min(range(max(1, most // 2), most + 1), key=lambda s: (total % s, -s))
 
 
-def local_steps(total: int, contributors: int, kept: bool = False) -> int:
-    """H for a job of `total` steps: 100, 50, or fewer so that a short job still has rounds to rebalance in."""
+def local_steps(total: int, contributors: int, kept: bool = False, text: bool = False) -> int:
+    """H for a job of `total` steps: 100, 50, or fewer so that a short job still has rounds to rebalance in. `text`: of
+    a next-token model, which in kept rounds takes the fewest that are cheap enough (docs/rounds.md)."""
+    if kept and text:
+        return KEPT_LEAST
     if kept:
         return min(KEPT_LONG, max(KEPT_LEAST, -(-total // (contributors * KEPT_ROUNDS))))
     if total >= LONG * contributors * MANY_ROUNDS:
@@ -188,9 +205,9 @@ def plan_job(
     if not chosen:
         raise ValueError("nobody is selected")
     total, k = job.steps, len(chosen)
-    h = local_steps(total, k, job.kept)
+    h = local_steps(total, k, job.kept, job.text)
     speeds = [1 / r.prediction.seconds for r in chosen]
-    segment = _segment_steps(total, h, min(total, h * k) * min(speeds) / sum(speeds), job.kept)
+    segment = segment_steps(total, h, min(total, h * k) * min(speeds) / sum(speeds), job.kept)
     whole = total // segment * segment
     price = cleared_price([r.ask for r in chosen])
     racers = [r for r in spare if r.ask <= price]

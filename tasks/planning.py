@@ -125,6 +125,7 @@ def job_facts(
         ),
         extra=needed_extra(data.spec),
         kept=data.spec.rounds == "kept",
+        text=data.spec.task == "next_token",
     )
 
 

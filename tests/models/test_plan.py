@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlinkup.errors import BadInput, NoContributors
+from cloudlinkup.training.quantize import quantise
 from models.correction import Correction
 from models.facts import Candidate, JobFacts, Limits, Prediction, TrackRecord
-from models.plan import MOST_WORK, JobPlan, PlannedSeat, plan_job, plan_pilot, plan_round
+from models.plan import (
+    FEWER_BYTES,
+    KEPT_SEGMENT,
+    MOST_WORK,
+    JobPlan,
+    PlannedSeat,
+    cheap_steps,
+    local_steps,
+    plan_job,
+    plan_pilot,
+    plan_round,
+)
 from models.predictor import Predictor
 from models.pricing import affordable_steps, ask_per_step, cleared_price, with_fee
 from models.quote import Quote, QuoteInputs, quote_job, stranded_steps
@@ -188,6 +201,25 @@ def test_kept_state_takes_short_rounds_of_short_segments() -> None:
     short = plan_job(long.model_copy(update={"samples": 32 * 100}), _ranked([1.0] * 4), predictor="p", version="0")
     assert short.local_steps == 15 and short.total_steps == 100
     assert not plan_job(long.model_copy(update={"kept": False}), _ranked([1.0]), predictor="p", version="0").kept
+
+
+@pytest.mark.parametrize("parameters", [1_000, 36_000, 2_000_000])
+def test_a_text_takes_the_fewest_steps_that_send_a_hundredth_of_the_bytes(parameters: int) -> None:
+    profile = {"overhead": 0.0, "per_sample": 1e-3}
+    facts = {"features": {}, "samples": 3_200 * 4, "batch": 4, "profile": profile, "kept": True, "text": True}
+    plan = plan_job(JobFacts.model_validate(facts), _ranked([1.0, 2.0, 4.0, 8.0]), predictor="p", version="0")
+    table = plan_job(
+        JobFacts.model_validate(facts | {"text": False}), _ranked([1.0, 2.0, 4.0, 8.0]), predictor="p", version="0"
+    )
+    update = len(quantise(np.ones(parameters, np.float32)))
+
+    def fewer(steps: int) -> float:  # bytes of data parallel training over ours, of a contributor's round
+        return 8 * parameters * steps / (2 * update)
+
+    assert fewer(plan.local_steps) >= FEWER_BYTES > fewer(plan.local_steps - KEPT_SEGMENT)
+    assert plan.local_steps < table.local_steps == 25
+    assert local_steps(100_000, 4, kept=False, text=True) == local_steps(100_000, 4)  # where the client wants stateless
+    assert cheap_steps(200, 1) == 27 and cheap_steps(100, 1) == 14
 
 
 def test_caps_bind_and_nobody_left_is_an_error() -> None:

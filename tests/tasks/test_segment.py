@@ -11,7 +11,8 @@ import pytest
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.tables.prepared import DOCUMENT, Prepared
-from tasks.planning import load_data
+from models.facts import ReferenceProfile
+from tasks.planning import job_facts, load_data
 from tasks.quoted import remember_quoted, scratch
 from tasks.segment import PREPARED, segment
 from tests.bigram import bigram, text_job
@@ -60,6 +61,8 @@ async def test_a_text_that_changed_since_the_quote_is_refused(rig: Rig, bigram: 
     path.write_text("To be read, and then to be forgotten. " * 40)
     await segment.fn(run)
     assert run.data.spec.task == "next_token" and run.data.hash == quoted.hash
+    facts = job_facts(run.job, run.data, ReferenceProfile(overhead=0.001, per_sample=1e-5), run.settings.home)
+    assert facts.text and facts.kept  # so the planner makes rounds as a text takes them
 
 
 def test_the_rows_of_a_quote_are_gone_with_it(rig: Rig):
