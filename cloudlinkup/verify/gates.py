@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 from statistics import median
 
 import numpy as np
@@ -67,7 +67,7 @@ def gates(
         if len(others) >= MIN_OTHERS and own > NORM_FACTOR * median(others):
             reasons[seat].append("norm")
     if loss is not None and len(sound) > LOSS_OTHERS:
-        for seat in odd_losses(judged(sound, loss)):
+        for seat in odd_losses(judged(sound, loss), {seat: offer.steps for seat, offer in sound.items()}):
             reasons[seat].append("loss")
     return {seat: tuple(found) for seat, found in reasons.items()}
 
@@ -79,17 +79,36 @@ def judged(offers: Mapping[int, Offer], loss: Callable[[np.ndarray], float]) -> 
     return {seat: loss((offer.update * (common / lengths[seat])).astype("f4")) for seat, offer in offers.items()}
 
 
-def odd_losses(losses: Mapping[int, float]) -> set[int]:
+def odd_losses(losses: Mapping[int, float], steps: Mapping[int, int]) -> set[int]:
     """Seats whose loss is above the others' median by more than three of their spreads (the median absolute deviation
-    as a standard deviation), or not finite. A low loss is never odd."""
-    found = set()
-    for seat, own in losses.items():
-        others = [other for key, other in losses.items() if key != seat and isfinite(other)]
-        if not isfinite(own):
+    as a standard deviation), or not finite. A loss below the others' median is never odd.
+
+    Of two honest updates of one length that of more `steps` leads to the lower loss, so each is compared with what the
+    others' losses are at its own steps: along `_slope`, and no further than the others' steps go. Without that the
+    slow among unequal contributors widen the spread until a sign flip is within it."""
+    finite = {seat: own for seat, own in losses.items() if isfinite(own)}
+    places = {seat: log(steps[seat]) for seat in losses}
+    slope = _slope([(places[seat], own) for seat, own in finite.items()])
+    found = set(losses) - set(finite)
+    for seat, own in finite.items():
+        others = {key: other for key, other in finite.items() if key != seat}
+        if len(others) < LOSS_OTHERS:
+            continue
+        levels = [other - slope * places[key] for key, other in others.items()]
+        middle = median(levels)
+        apart = sorted(abs(level - middle) for level in levels)
+        spread = _SIGMA * median(apart[2:] if slope else apart)  # a line always meets two
+        within = [places[key] for key in others]
+        expected = middle + slope * min(max(places[seat], min(within)), max(within))
+        least = max(median(others.values()), expected + LOSS_FACTOR * max(spread, LEAST_SPREAD * abs(expected)))
+        if own > least:
             found.add(seat)
-        elif len(others) >= LOSS_OTHERS:
-            middle = median(others)
-            spread = max(_SIGMA * median(abs(other - middle) for other in others), LEAST_SPREAD * abs(middle))
-            if own > middle + LOSS_FACTOR * spread:
-                found.add(seat)
     return found
+
+
+def _slope(points: list[tuple[float, float]]) -> float:
+    """Of a line through (x, y) by repeated medians (Siegel 1982), which less than half of the points cannot bend; 0
+    where it would rise, or all x are alike."""
+    each = [[(y - v) / (x - u) for u, v in points if u != x] for x, y in points]
+    medians = [median(slopes) for slopes in each if slopes]
+    return min(0.0, median(medians)) if medians else 0.0

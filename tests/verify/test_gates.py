@@ -93,18 +93,48 @@ def test_what_another_gate_stops_is_not_judged():
 
 
 @given(
-    st.dictionaries(st.integers(0, 20), st.floats(0.01, 100), min_size=1, max_size=12),
+    st.dictionaries(
+        st.integers(0, 20), st.tuples(st.floats(0.01, 100), st.integers(1, 10_000)), min_size=1, max_size=12
+    ),
     st.floats(1e-3, 1e3),
 )
-def test_odd_losses_depend_on_no_unit_and_are_never_the_lower_half(losses, unit):
-    found = odd_losses(losses)
+def test_odd_losses_depend_on_no_unit_and_are_never_the_lower_half(seats, unit):
+    losses = {seat: loss for seat, (loss, _) in seats.items()}
+    steps = {seat: own for seat, (_, own) in seats.items()} | {98: 50, 99: 50}
+    found = odd_losses(losses, steps)
     assert len(found) <= len(losses) // 2
     assert all(losses[seat] > np.median(list(losses.values())) for seat in found)
     if len(losses) <= 3:
         assert not found
     moved = {seat: loss * 2.0 ** round(np.log2(unit)) for seat, loss in losses.items()}  # exact in binary
-    assert odd_losses(moved) == found
-    assert odd_losses(losses | {99: float("nan"), 98: float("inf")}) == found | {98, 99}
+    assert odd_losses(moved, steps) == found
+    assert odd_losses(losses | {99: float("nan"), 98: float("inf")}, steps) == found | {98, 99}
+
+
+UNEQUAL = (20, 20, 20, 40, 40, 40, 60, 60, 80, 120)
+# of the benchmark's mc in its second round: seats 3, 5 and 8 sent their updates with the sign flipped
+FLIPPED = (1.657, 1.61, 1.559, 1.816, 1.499, 1.86, 1.447, 1.463, 1.849, 1.381)
+
+
+def test_the_slow_among_unequal_contributors_do_not_hide_a_flipped_sign():
+    losses, steps = dict(enumerate(FLIPPED)), dict(enumerate(UNEQUAL))
+    assert odd_losses(losses, steps) == {3, 5, 8}
+    assert odd_losses(losses, dict.fromkeys(losses, 50)) == set()  # without their steps nothing tells them apart
+    honest = {seat: loss for seat, loss in losses.items() if seat not in (3, 5, 8)}
+    assert odd_losses(honest, steps) == set()
+    slow = honest | {0: 1.95}  # slow, but not so bad for being slow
+    assert odd_losses(slow, steps) == {0}
+
+
+@given(st.integers(4, 12), st.floats(-0.5, 0.0), st.integers(0, 2**32 - 1))
+def test_losses_that_fall_with_the_steps_are_no_reason_for_a_replay(count, slope, seed):
+    drawn = np.random.default_rng(seed)
+    steps = {seat: int(drawn.integers(10, 1_000)) for seat in range(count)}
+    losses = {seat: 5.0 + slope * float(np.log(own)) for seat, own in steps.items()}
+    least, most = min(steps, key=steps.get), max(steps, key=steps.get)
+    assert odd_losses(losses, steps) <= {least}  # held to the others' least steps, as nobody knows what lies beyond
+    losses[most] = losses[least] * 1.5  # it has the most steps, and leads to worse than everybody
+    assert most in odd_losses(losses, steps)
 
 
 def test_every_update_is_judged_at_one_length():
