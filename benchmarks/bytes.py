@@ -47,7 +47,7 @@ from cloudlinkup.training.evaluate import evaluate
 from cloudlinkup.training.moments import unpack_moments
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise, quantise
-from cloudlinkup.training.schedule import outer_momentum, outer_rate
+from cloudlinkup.training.schedule import outer_momentum, outer_rate, whole_text
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.training.spec import Optimizer, ShardWork
 from cloudlinkup.training.states import moments_of, state_size
@@ -116,7 +116,7 @@ def in_one_place(problem: Problem, workers: int) -> Outcome:
 def in_rounds(problem: Problem, way: Way) -> Outcome:
     spec, drawn = problem.spec, np.random.default_rng([11, problem.spec.seed])
     kept, seats = spec.rounds == "kept", way.contributors
-    local = local_steps(problem.samples // spec.batch, seats, kept, spec.task == "next_token")
+    local = local_steps(problem.samples // spec.batch, seats, kept, whole_text(spec))
     segment = 5 if kept else 10
     shares = capped(np.tile(np.array(SPEEDS, np.float64), seats // len(SPEEDS)), way.most)
     segments = np.maximum(1, np.rint(shares * local * seats / segment)).astype(int)

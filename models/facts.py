@@ -48,7 +48,7 @@ class JobFacts(Frozen):
     profile: ReferenceProfile
     memory: Annotated[int, Field(ge=0)] = 0  # bytes a contributor needs: weights, gradients, state, its rows
     kept: bool = False  # each seat keeps its optimizer state across rounds
-    text: bool = False  # a next-token model
+    text: bool = False  # a next-token model that is trained whole
     extra: str = ""  # what it needs beside torch, with the auditor's versions
     rates: dict[str, float] = Field(default_factory=dict)  # losses of a pilot, by learning rate
 

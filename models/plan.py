@@ -3,10 +3,10 @@
 Rounds follow the measured default of training in rounds: H local steps per contributor between two averagings, 100
 where that leaves at least 40 rounds, else 50; a short job takes fewer, so that there are at least four rounds to
 rebalance in. Where each seat keeps its optimizer state across rounds, H is 25, down to 15 where that leaves under 25
-rounds, in segments of at most 5 steps; for a text always the fewest that send a hundredth of the bytes of data parallel
-training, 15, which brings its loss nearer to that than 25 do. The unit is the segment (at most 10 steps); its length is
-chosen so that the slowest seat gets at least three of them (flooring to ten-step segments loses 10% of the work at H =
-50), and so that segments divide the job.
+rounds, in segments of at most 5 steps; for a text, unless it only trains adapters, the fewest that send a hundredth of
+the bytes of data parallel training, 15, which brings its loss nearer to that than 25 do. The unit is the segment (at
+most 10 steps); its length is chosen so that the slowest seat gets at least three of them (flooring to ten-step segments
+loses 10% of the work at H = 50), and so that segments divide the job.
 
 Each round is split anew by the speeds known then (`correction`), so a straggler delivers less instead of making
 everybody wait. What binds a seat: money (`most_steps`), its hours, what nobody has measured yet (a pilot's work, or an
@@ -174,7 +174,8 @@ def segment_steps(total: int, local: int, slowest: float, kept: bool) -> int:
 
 def local_steps(total: int, contributors: int, kept: bool = False, text: bool = False) -> int:
     """H for a job of `total` steps: 100, 50, or fewer so that a short job still has rounds to rebalance in. `text`: of
-    a next-token model, which in kept rounds takes the fewest that are cheap enough (docs/rounds.md)."""
+    a next-token model that is trained whole, which in kept rounds takes the fewest that are cheap enough
+    (docs/rounds.md)."""
     if kept and text:
         return KEPT_LEAST
     if kept:

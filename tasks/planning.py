@@ -23,6 +23,7 @@ from cloudlinkup.tables.stored import Stored, csv_to_parquet
 from cloudlinkup.tables.windows import prepare_text
 from cloudlinkup.training.architectures import needed_extra, parameter_count
 from cloudlinkup.training.networks.kind import FrozenWeights
+from cloudlinkup.training.schedule import whole_text
 from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, parse_tokens
 from models.facts import Candidate, JobFacts, Limits, ReferenceProfile
@@ -125,7 +126,7 @@ def job_facts(
         ),
         extra=needed_extra(data.spec),
         kept=data.spec.rounds == "kept",
-        text=data.spec.task == "next_token",
+        text=whole_text(data.spec),
     )
 
 

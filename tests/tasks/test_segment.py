@@ -11,6 +11,7 @@ import pytest
 
 from cloudlinkup.errors import BadInput
 from cloudlinkup.tables.prepared import DOCUMENT, Prepared
+from cloudlinkup.training.schedule import whole_text
 from models.facts import ReferenceProfile
 from tasks.planning import job_facts, load_data
 from tasks.quoted import remember_quoted, scratch
@@ -63,6 +64,7 @@ async def test_a_text_that_changed_since_the_quote_is_refused(rig: Rig, bigram: 
     assert run.data.spec.task == "next_token" and run.data.hash == quoted.hash
     facts = job_facts(run.job, run.data, ReferenceProfile(overhead=0.001, per_sample=1e-5), run.settings.home)
     assert facts.text and facts.kept  # so the planner makes rounds as a text takes them
+    assert not whole_text(replace(run.data.spec, frozen="ab" * 32))  # adapters
 
 
 def test_the_rows_of_a_quote_are_gone_with_it(rig: Rig):
