@@ -23,6 +23,7 @@ MILLION = 1_000_000
 FEW_PASSES = 20  # over the training rows: at 10.7 kept state is better, at 36 and 89 there is no difference
 MOMENTUM_FROM = 0.2  # of the job: from the start on it is far worse
 MOMENTUM_TEXT, MOMENTUM_TABLE = 0.6, 0.5
+MOMENTUM_MUON = 0.75  # of a text by Muon: with 0.5 to 0.7 or 0.8 it loses more (docs/rounds.md)
 MOST_OUTER = 1.5
 
 Rounds = Literal["stateless", "kept"]
@@ -47,7 +48,9 @@ def outer_momentum(spec: TrainingSpec, progress: float) -> float:
 def _momentum(spec: TrainingSpec) -> float:
     if spec.rounds == "stateless":
         return 0.0
-    return MOMENTUM_TEXT if spec.task == "next_token" else MOMENTUM_TABLE
+    if spec.task != "next_token":
+        return MOMENTUM_TABLE
+    return MOMENTUM_MUON if spec.optimizer == "muon" else MOMENTUM_TEXT
 
 
 def outer_rate(spec: TrainingSpec, shares: Iterable[float]) -> float:

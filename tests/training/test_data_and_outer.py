@@ -191,7 +191,7 @@ def test_momentum_waits_until_the_start_is_over_and_auto_chooses_by_task_and_pas
     kept = replace(REGRESSION, rounds="kept")
     text = replace(kept, task="next_token")
     assert [outer_momentum(kept, p) for p in (0.0, 0.19, 0.2, 1.0)] == [0.0, 0.0, 0.5, 0.5]
-    assert outer_momentum(text, 0.5) == 0.6
+    assert outer_momentum(text, 0.5) == 0.6 and outer_momentum(replace(text, optimizer="muon"), 0.5) == 0.75
     assert outer_momentum(REGRESSION, 0.5) == 0.0
     assert choose_rounds("next_token", 10**9, 10) == "kept"
     assert choose_rounds("classification", 128_000, 48_000) == "kept"  # 2.7 passes
