@@ -134,6 +134,7 @@ class SeatRound(Frozen):
     agent: str
     trial: int | None = None  # the training of its own that it goes on with (models/trials)
     twin: int | None = None  # the seat whose rows it trains on as well, without being counted (models/newcomer)
+    again: bool = False  # the round has no work for it; it is measured again (models/again)
     max_segments: int
     segment_steps: int
     progress_from: int
@@ -308,6 +309,7 @@ def plan_round(
     unmeasured: Collection[int] = (),
     overheads: Mapping[int, float] | None = None,
     open_seconds: Mapping[int, float] | None = None,
+    again: Collection[int] = (),
 ) -> RoundPlan:
     """The split of one round among the seats in `speeds` (leave out a seat that is lost or rejected).
 
@@ -315,7 +317,8 @@ def plan_round(
     seconds per step known now (`JobPlan.predictions` first, then `Correction.prediction`). `most_steps` caps seats (by
     budget, say); a seat that is not in it is not capped. `unmeasured`: seats without a shard in this job, which get at
     most `JobPlan.unmeasured_steps`. `overheads`: seconds that a seat needs before it trains (the round's bytes);
-    `open_seconds`: how long it stays. The steps of all seats together are never above `remaining_steps`; they are fewer
+    `open_seconds`: how long it stays. `again`: seats that get one segment where they would get none (`again.Waited`),
+    unless the round ends the job. The steps of all seats together are never above `remaining_steps`; they are fewer
     where caps bind. Raises ValueError when `speeds` is empty.
     """
     if not speeds:
@@ -354,7 +357,11 @@ def plan_round(
         size, caps = _bounded(min(whole, sum(caps)), caps)
         units = list(integer_fill(size, v, caps, before))
     given = {s: int(n) for s, n in zip(seats, units, strict=True)}
-    return _round(plan, round_, remaining_steps, speeds, given, makespan, box, tuple(shrunk))
+    tried = [s for s, most in zip(seats, possible, strict=True) if s in again and most and not given[s]]
+    tried = tried[: max(0, whole - sum(units))]
+    given |= dict.fromkeys(tried, 1)
+    box |= {s: max(LEAST_BOX, makespan * BELL - f) for s, f in zip(seats, before, strict=True) if s in tried}
+    return _round(plan, round_, remaining_steps, speeds, given, makespan, box, tuple(shrunk), tried)
 
 
 def _bounded(size: int, caps: list[int]) -> tuple[int, list[int]]:
@@ -383,6 +390,7 @@ def _round(
     makespan: float,
     box: Mapping[int, float],
     shrunk: tuple[int, ...] = (),
+    again: Collection[int] = (),
 ) -> RoundPlan:
     """`units`: segments by seat; `makespan`: predicted seconds; `box`: the time-box by seat."""
     segment, size = plan.segment_steps, sum(units.values())
@@ -396,6 +404,7 @@ def _round(
             SeatRound(
                 seat=s,
                 agent=speeds[s].agent,
+                again=s in again,
                 max_segments=n,
                 segment_steps=segment,
                 progress_from=begin,

@@ -18,6 +18,7 @@ from math import exp, inf
 
 import numpy as np
 
+from models.again import Waited
 from models.correction import Correction
 from models.estimate import Estimate, estimate, rest_of
 from models.facts import Prediction, TrackRecord
@@ -111,6 +112,7 @@ class Simulation:
     dropped: dict[int, Correction] = field(default_factory=dict)
     transfer: dict[int, float] = field(default_factory=dict)
     work: dict[int, float] = field(default_factory=dict)
+    waited: dict[int, Waited] = field(default_factory=dict)
     number: int = 0
     late: int = 0
     told: list[Told] = field(default_factory=list)
@@ -133,7 +135,10 @@ class Simulation:
             return False
         self.number += 1
         pilot = self.plan.pilot_segments > 0 and not self.raced
-        delivered = self._train(self._split(pilot))
+        split = self._split(pilot)
+        ordered = {seat.seat for seat in split.seats}
+        self.waited = {s: self.waited.get(s, Waited()).after(worked=s in ordered) for s in self.beliefs}
+        delivered = self._train(split)
         if pilot and any(delivered.values()):  # one that brought nothing is held again
             self._race(delivered)
         if self.beliefs and self.tells:
@@ -177,7 +182,10 @@ class Simulation:
             return plan_pilot(self.plan, self.number, self.left, speeds)
         unmeasured = {s for s, b in self.beliefs.items() if not b.segments and not self.trusts}
         overheads = {s: self.transfer.get(s, 0.0) for s in speeds}
-        return plan_round(self.plan, self.number, self.left, speeds, unmeasured=unmeasured, overheads=overheads)
+        again = {s for s, waited in self.waited.items() if waited.due}
+        return plan_round(
+            self.plan, self.number, self.left, speeds, unmeasured=unmeasured, overheads=overheads, again=again
+        )
 
     def _train(self, split: RoundPlan) -> dict[int, int]:
         """Segments delivered by seat; time goes on to the end of the round."""
@@ -198,7 +206,7 @@ class Simulation:
             self.beliefs[seat.seat] = (
                 belief.observe(done * each, self._steps(seat, done), done)
                 if done
-                else belief.observe(2 * seat.time_box, self._steps(seat, 1), 1)
+                else belief.unfinished(seat.time_box, self._steps(seat, 1))
             )
             self.left -= done * seat.segment_steps
             self.work[seat.seat] = self.work.get(seat.seat, 0.0) + done * each

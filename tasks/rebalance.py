@@ -16,6 +16,7 @@ from cloudlinkup.training.headline import better
 from cloudlinkup.training.rollback import MOST as MOST_ROLLBACKS
 from cloudlinkup.training.rollback import rolls_back
 from cloudlinkup.wire.hashes import sha256
+from models.again import Waited
 from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
@@ -134,6 +135,10 @@ async def _count(run: Run, round_: RoundState) -> None:
         _learn(run, entry, handling, rolled_back=round_.round in run.state.rolled_back)
     if round_.commit_slot:
         run.state.round = round_.round
+    ordered = {entry.seat for entry in round_.entries}
+    for seat in run.state.active():
+        waited = Waited(seat.waited, seat.tries).after(worked=seat.seat in ordered)
+        seat.waited, seat.tries = waited.rounds, waited.tries
     run.state.empty_rounds = 0 if any(counts(entry) for entry in round_.entries) else run.state.empty_rounds + 1
     run.state.round_training = max((entry.seconds for entry in round_.entries if counts(entry)), default=0.0)
     run.state.round_seconds = max(0.0, run.worked() - run.state.round_began)
@@ -243,7 +248,7 @@ def _learn(run: Run, entry: Entry, handling: float, *, rolled_back: bool = False
     elif entry.outcome == "empty":
         box = read_order(run, entry).time_box
         if entry.seconds >= 0.9 * box:  # too slow for one segment: at least that slow
-            seat.belief = asdict(Correction(**seat.belief).observe(2 * box, step, 1))
+            seat.belief = asdict(Correction(**seat.belief).unfinished(box, step))
 
 
 def _tally(run: Run, entry: Entry) -> None:
@@ -265,7 +270,7 @@ def _tally(run: Run, entry: Entry) -> None:
     if entry.outcome == "rejected":
         seat.rejected += entry.segments
         seat.state = "rejected"
-    elif entry.outcome in ("timeout", "refused", "empty"):
+    elif entry.outcome in ("timeout", "refused", "empty") and not _tried_in_vain(entry):
         seat.faults += 1
         seat.unopened += entry.outcome == "timeout" and entry.commit is not None and not entry.void
 
@@ -275,7 +280,13 @@ async def _record(run: Run, round_: RoundState) -> None:
     telemetry = Telemetry(run.settings.home.telemetry_db)
     by_seat: dict[int, Seat] = {seat.seat: seat for seat in run.state.seats}
     for entry in round_.entries:
-        await telemetry.record_attempt(_attempt(run, round_, entry, by_seat[entry.seat], handling))
+        if not _tried_in_vain(entry):
+            await telemetry.record_attempt(_attempt(run, round_, entry, by_seat[entry.seat], handling))
+
+
+def _tried_in_vain(entry: Entry) -> bool:
+    """Whether it was as slow as expected when it was measured again: no fault, nor late work on its record."""
+    return entry.again and entry.outcome == "empty"
 
 
 def _attempt(run: Run, round_: RoundState, entry: Entry, seat: Seat, handling: float) -> Attempt:

@@ -19,6 +19,7 @@ from cloudlinkup.ledger.accounts import Job
 from cloudlinkup.offer import open_seconds
 from cloudlinkup.training.data import pack_partition
 from cloudlinkup.wire.hashes import partition_hash, sha256
+from models.again import Waited
 from models.correction import Correction
 from models.dealing import NOBODY, anew, deal
 from models.facts import Prediction
@@ -124,6 +125,7 @@ def _plan_round(
         unmeasured={s.seat for s in active if not Correction(**s.belief).segments},
         overheads={s.seat: s.transfer for s in active},
         open_seconds={seat: left for seat, left in hours.items() if left is not None},
+        again={s.seat for s in active if Waited(s.waited, s.tries).due},
     )
     if not found.seats:  # nobody's hours hold a segment: they finish what they are given
         found = plan_round(plan, number, remaining, beliefs, most_steps=most)

@@ -61,6 +61,8 @@ class Seat(Kept):
     attempts: int = 0  # orders ever signed for this seat
     dropped: bool = False  # it took part in the pilot and was not kept, or is the job's newcomer: it has no place
     transfer: float = 0.0  # seconds from its last order to the Ack
+    waited: int = 0  # rounds in a row that had no work for it
+    tries: int = 0  # times that it was measured again since then, for nothing (models/again)
     faults: int = 0  # rounds in a row that it failed without cheating: refused, silent
     gap: bool = False  # it refused an order as a round of it stayed without an award
     unopened: int = 0  # rounds that it committed to and then did not open
@@ -200,6 +202,7 @@ class Entry(Kept):
     twin: int | None = None  # of a newcomer's shard: the seat whose rows it is of (tasks/newcomer)
     order: Signed
     snapshot: bool
+    again: bool = False  # the round had no work for it: it is measured again (models/again)
     max_segments: int
     planned_seconds: float
     salt: str = ""  # of the rows that the order names

@@ -125,6 +125,7 @@ def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound, start: St
         twin=place.twin,
         order=order,
         snapshot=not ((start or round_).delta_blob and has_base),
+        again=place.again,
         max_segments=place.max_segments,
         salt=partition(run, seat, place.trial).salt,
         planned_seconds=place.prediction.seconds * place.steps,
