@@ -97,12 +97,16 @@ async def audit_shard(
     order, root = read_order(run, entry), bytes.fromhex(entry.root)
     talk = _Talk(run, round_, entry, order, leaves)
     if entry.void:
-        return await _only_path(talk, entry)
+        await _only_path(talk)
+        return talk.audit(frozenset(), "timeout", entry.void, risk=())
     seed = challenge_seed(bytes.fromhex(round_.secret), block_hash, root)
     at = rate(risk_of(run, round_, entry, misses))
     drawn = draw(seed, entry.segments, newcomer=at.newcomer, small_job=at.small_job, extra=at.extra)
     if whole:
         drawn = frozenset(range(1, entry.segments + 1))
+    if entry.cleared:
+        await _only_path(talk)
+        return talk.audit(drawn, "accepted", risk=at.why)
     within = tolerance(run, seat)
     moments = kept_moments(run, order)
     costs = _costs(run, entry.trial, order, moments)
@@ -133,21 +137,22 @@ async def audit_shard(
     if not result.accepted:
         result, case = await _second_look(run, talk, case, result, within)
     if result.accepted:
-        _keep_moments(run, round_, entry, result.moments)
+        keep_moments(run, round_, entry, result.moments)
         return talk.audit(drawn, "accepted", risk=at.why)
     told = None if whole else _draw_document(round_, block_hash, at)  # of a whole replay nothing was drawn
     return await asyncio.to_thread(_reject, talk, case, result, told, at.why, within)
 
 
-async def _only_path(talk: _Talk, entry: Entry) -> Audit:
-    """Of a shard that cannot count: its contributor gets the path without which it would take no further order."""
+async def _only_path(talk: _Talk) -> None:
+    """Of a shard that cannot count, or that was replayed whole before: its contributor gets the path without which it
+    would take no further order."""
     try:
         await talk.open(frozenset(), after=False)
     except ClusterLost:
         raise
     except (ClusterError, ProtocolError) as error:
-        talk.run.log.info("path_not_taken", round=talk.round.round, seat=entry.seat, why=str(error)[:120])
-    return talk.audit(frozenset(), "timeout", entry.void, risk=())
+        talk.unheard = True
+        talk.run.log.info("path_not_taken", round=talk.round.round, seat=talk.entry.seat, why=str(error)[:120])
 
 
 def kept_moments(run: Run, order: Order) -> bytes | None:
@@ -161,7 +166,7 @@ def kept_moments(run: Run, order: Order) -> bytes | None:
     return None
 
 
-def _keep_moments(run: Run, round_: RoundState, entry: Entry, moments: bytes | None) -> None:
+def keep_moments(run: Run, round_: RoundState, entry: Entry, moments: bytes | None) -> None:
     """For the seat's next round. Two are kept: what this round began with is asked for again if it is judged again."""
     if moments is None:
         return

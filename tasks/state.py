@@ -214,6 +214,7 @@ class Entry(Kept):
     upload: str = ""  # SHA-256 of the plaintext update; its bytes are in the job's folder
     segments: int = 0
     pace: float = 0.0  # seconds that so many steps should take at the least, over those that they took
+    cleared: int = 0  # segments, all of them: replayed whole before the draw, and honest (`tasks/cleared`)
     void: str = ""  # why it cannot count, whatever its audit would say
     unheard: bool = False  # its challenge did not reach its contributor, who lacks the path to the round's root
     drawn: list[int] = []

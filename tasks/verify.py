@@ -142,7 +142,7 @@ async def _judge(run: Run, round_: RoundState, odd: Mapping[int, str]) -> None:
 
 def _settle(entry: Entry, audit: Audit) -> None:
     entry.unheard = audit.unheard
-    entry.drawn, entry.replayed, entry.risk = sorted(audit.drawn), audit.replayed, list(audit.risk)
+    entry.drawn, entry.replayed, entry.risk = sorted(audit.drawn), entry.cleared + audit.replayed, list(audit.risk)
     entry.bytes_up += audit.bytes_up
     entry.bytes_down += audit.bytes_down
     entry.outcome, entry.reason = ("accepted", "") if audit.accepted else (audit.verdict, audit.reason)

@@ -18,6 +18,7 @@ from cloudlinkup.training.aggregate import aggregate
 from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.segments import SegmentRunner
+from cloudlinkup.verify.replay import Case, ReplayResult, replay
 from flows.train import _both
 from models.telemetry import Telemetry
 from tasks.awards import owed, read_job
@@ -86,6 +87,12 @@ def kinds(run: Run) -> list[tuple[str, int]]:
     return [(e.kind, e.data.get("round", 0)) for e in run.store.events(run.request_id)]
 
 
+def run_entries(run: Run, seat: int) -> list[Entry]:
+    """Of all rounds so far."""
+    rounds = [RoundState.model_validate_json(text) for text in run.store.rounds(run.request_id)]
+    return [entry for round_ in rounds for entry in round_.entries if entry.seat == seat]
+
+
 def cheat(rig: Rig, seat: int) -> None:
     rig.cluster.by_agent[rig.run.state.seat(seat).agent].handler._factory = SkipsSteps
 
@@ -137,11 +144,26 @@ async def test_an_odd_update_that_proves_itself_waits_for_nothing(market: Rig, m
     assert second is not None and second.ahead, "it was trained again here, to the very same bytes"
     entry = next(e for e in second.entries if e.seat == 1)
     assert second.cleared_segments == entry.segments > 0 and second.cleared_seconds > 0
+    stored = RoundState.model_validate_json(run.store.rounds(run.request_id)[-1])
+    assert {e.seat: e.cleared for e in stored.entries} == {0: 0, 1: entry.segments, 2: 0}, "a restart knows it too"
+    replayed: list[str] = []
+
+    def counting(case: Case, **options: Any) -> ReplayResult:
+        replayed.append(case.claim.root.hex())
+        return replay(case, **options)
+
+    monkeypatch.setattr("tasks.audit.replay", counting)
     cheat(market, 1)
     third = await a_round(run)
     assert third is not None and not third.ahead, "what does not prove itself is judged first"
     assert next(e for e in third.entries if e.seat == 1).outcome == "rejected"
-    assert second.audit_segments == second.cleared_segments + sum(e.replayed for e in second.entries)
+    roots = {e.seat: e.root for e in second.entries}
+    assert roots[0] in replayed and roots[2] in replayed and roots[1] not in replayed, "once is enough"
+    assert entry.outcome == "accepted" and entry.drawn and entry.replayed == entry.segments
+    assert second.audit_segments == sum(e.replayed for e in second.entries)
+    job = await read_job(run)
+    paid = sum(e.segments for e in run_entries(run, 1) if e.outcome == "accepted") * STEP * PRICE
+    assert job.seats[1].awarded == paid > entry.segments * STEP * PRICE
     assert run.state.seat(1).state == "rejected" and run.open is None
 
 
