@@ -162,7 +162,7 @@ def _advance(run: Run, round_: RoundState) -> None:
     taken = one_of_each([entry for entry in round_.entries if counts(entry)])
     round_.steps_before = run.state.steps_done
     if taken:
-        base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
+    base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
         delta, why = b"", ""
         try:
             delta = published.step(averaged(run, round_, taken), momentum(run, run.state.steps_done))
@@ -179,15 +179,13 @@ def _advance(run: Run, round_: RoundState) -> None:
         if not delta:
             run.event("not_aggregated", round=round_.round, why=why)
         else:
-            run.state.generation = published.rounds
-            run.write(f"delta-{published.rounds}.bin", delta)
-            run.write(f"base-{published.rounds}.txt", base.encode())
-            run.write(f"weights-{published.rounds}.bin", published.to_bytes())
-            run.state.unpublished = False
+            _publish(run, delta, base)
             round_.led_to = published.rounds
         run.state.steps_done += step * sum(entry.segments for entry in taken)
     run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
     run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
+    elif run.state.unpublished:  # the next round is not to begin with what an audit took out
+        _publish(run, published.advance(published.weights), base)
     if taken:
         state = run.state
         round_.best_before = state.best_score, state.best_generation, state.best_round, state.worse_rounds
@@ -196,6 +194,16 @@ def _advance(run: Run, round_: RoundState) -> None:
 
 def _look_for_the_best(run: Run) -> None:
     """With `train.patience`: the best generation so far, and how many rounds ago it was."""
+def _publish(run: Run, delta: bytes, base: str) -> None:
+    """The weights as a new generation, `delta` on top of those whose hash is `base`."""
+    published = run.weights
+    run.state.generation = published.rounds
+    run.write(f"delta-{published.rounds}.bin", delta)
+    run.write(f"base-{published.rounds}.txt", base.encode())
+    run.write(f"weights-{published.rounds}.bin", published.to_bytes())
+    run.state.unpublished = False
+
+
     state, metric = run.state, run.state.metric
     if run.job.train.patience is None:
         return
