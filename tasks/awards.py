@@ -105,6 +105,15 @@ async def send_awards(run: Run, job: Job | None = None) -> None:
     run.save()
 
 
+async def unawarded(run: Run, number: int) -> set[int] | None:
+    """Seats whose pay of round `number` the chain has not taken, once it takes no more; None: none was ever sent."""
+    if run.state.awards_round < number:
+        return None
+    _look(run, await read_job(run))
+    run.save()
+    return set(run.state.awards)
+
+
 async def award_late(run: Run) -> None:
     """Sends what disputes held back, as long as the chain takes awards."""
     if not run.state.awards:

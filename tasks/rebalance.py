@@ -21,6 +21,7 @@ from models.correction import Correction
 from models.reputation import evidence_hash
 from models.telemetry import Attempt, Telemetry
 from tasks.ahead import averaged, counts, momentum, take_out, without_misses
+from tasks.awards import unawarded
 from tasks.context import Run
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
@@ -88,8 +89,9 @@ async def close_round(run: Run) -> None:
     except ProgramError as error:
         if error.name != "JobEnded":
             raise
+        left = await unawarded(run, round_.round)  # an award may have landed just before the deadline
         for entry in round_.entries:  # nobody is paid for it any more, so nothing of it is delivered
-            if entry.outcome == "accepted":
+            if entry.outcome == "accepted" and (left is None or entry.seat in left):
                 entry.outcome, entry.reason = "lost", "the deadline passed before its award"
         await dispute_rejected(run, round_)
     await _close(run, round_)
@@ -133,12 +135,12 @@ async def _count(run: Run, round_: RoundState) -> None:
     handling = handling_seconds(round_)
     for entry in round_.entries:
         _learn(run, entry, handling, rolled_back=round_.round in run.state.rolled_back)
-    if round_.commit_slot:
-        run.state.round = round_.round
     ordered = {entry.seat for entry in round_.entries}
     for seat in run.state.active():
         waited = Waited(seat.waited, seat.tries).after(worked=seat.seat in ordered)
         seat.waited, seat.tries = waited.rounds, waited.tries
+    if round_.commit_slot:
+        run.state.round = round_.round
     run.state.empty_rounds = 0 if any(counts(entry) for entry in round_.entries) else run.state.empty_rounds + 1
     run.state.round_training = max((entry.seconds for entry in round_.entries if counts(entry)), default=0.0)
     run.state.round_seconds = max(0.0, run.worked() - run.state.round_began)
@@ -161,8 +163,8 @@ def _advance(run: Run, round_: RoundState) -> None:
     held = run.data.holdout_features, run.data.holdout_targets
     taken = one_of_each([entry for entry in round_.entries if counts(entry)])
     round_.steps_before = run.state.steps_done
-    if taken:
     base, before = sha256(published.published.tobytes()), copy(published)  # whose arrays are replaced, not changed
+    if taken:
         delta, why = b"", ""
         try:
             delta = published.step(averaged(run, round_, taken), momentum(run, run.state.steps_done))
@@ -182,18 +184,16 @@ def _advance(run: Run, round_: RoundState) -> None:
             _publish(run, delta, base)
             round_.led_to = published.rounds
         run.state.steps_done += step * sum(entry.segments for entry in taken)
-    run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
-    run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     elif run.state.unpublished:  # the next round is not to begin with what an audit took out
         _publish(run, published.advance(published.weights), base)
+    run.state.metric, run.state.score = score(run.data.spec, published.published, *held, run.job.metric, run.frozen)
+    run.state.curve = [*run.state.curve, (run.state.steps_done, run.state.score)]
     if taken:
         state = run.state
         round_.best_before = state.best_score, state.best_generation, state.best_round, state.worse_rounds
         _look_for_the_best(run)
 
 
-def _look_for_the_best(run: Run) -> None:
-    """With `train.patience`: the best generation so far, and how many rounds ago it was."""
 def _publish(run: Run, delta: bytes, base: str) -> None:
     """The weights as a new generation, `delta` on top of those whose hash is `base`."""
     published = run.weights
@@ -204,6 +204,8 @@ def _publish(run: Run, delta: bytes, base: str) -> None:
     run.state.unpublished = False
 
 
+def _look_for_the_best(run: Run) -> None:
+    """With `train.patience`: the best generation so far, and how many rounds ago it was."""
     state, metric = run.state, run.state.metric
     if run.job.train.patience is None:
         return
