@@ -351,12 +351,19 @@ def keep_rows(run: Run, round_: RoundState) -> None:
     """What each seat holds in this round, until its audit is over: the next one's rows may be dealt by then."""
     if run.job.search is not None:
         return
-    place = run.folder / rows_name(round_.round)
-    place.unlink(missing_ok=True)
-    place.hardlink_to(run.folder / ASSIGNMENT)
+    drop_rows(run)
+    (run.folder / rows_name(round_.round)).hardlink_to(run.folder / ASSIGNMENT)
 
 
-def rows_name(round_: int) -> str:
+def drop_rows(run: Run) -> None:
+    """Removes what `keep_rows` kept of rounds that are over: a run that was killed at a round's end left it."""
+    needed = {rows_name(round_.round) for round_ in (run.round, run.open) if round_ is not None}
+    for place in run.folder.glob(rows_name("*")):
+        if place.name not in needed:
+            place.unlink(missing_ok=True)
+
+
+def rows_name(round_: int | str) -> str:
     return f"rows-{round_}.npy"
 
 

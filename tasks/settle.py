@@ -26,6 +26,7 @@ from tasks.context import Run
 from tasks.drift import look_for_drift
 from tasks.peers import connected
 from tasks.release import pay_matured
+from tasks.rounds import drop_rows
 from tasks.state import Seat
 
 PATIENCE = 60  # seconds: the longest dispute window that is waited out
@@ -48,6 +49,7 @@ async def settle(run: Run) -> None:
         if run.state.awards:  # disputes that outlasted the deadline: their contributors may appeal
             left = {str(seat): str(award.amount) for seat, award in run.state.awards.items()}
             run.event("not_awarded", seats=left)
+    drop_rows(run)
     receipt = await make_receipt(run, settled=settled)
     run.save("settle")
     run.store.finish(run.request_id, receipt.model_dump(mode="json"))

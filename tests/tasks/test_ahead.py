@@ -27,8 +27,8 @@ from tasks.deliver import best_weights
 from tasks.orders import update_name
 from tasks.rebalance import close_round, give_up, rebalance
 from tasks.release import release
-from tasks.rounds import next_round
-from tasks.state import RoundState
+from tasks.rounds import drop_rows, next_round
+from tasks.state import Entry, RoundState
 from tasks.subject import generation
 from tasks.train import order_round, train_round
 from tasks.verify import verify_round
@@ -383,16 +383,32 @@ async def finish(run: Run) -> None:
     await close_round.fn(run)
 
 
+def dying_at(stage: str, real: Callable[..., None]) -> Callable[..., None]:
+    def write(request: str, number: int, text: str) -> None:
+        if f'"stage":"{stage}"' in text:
+            raise Killed
+        real(request, number, text)
+
+    return write
+
+
+def reopened(market: Rig) -> Run:
+    """The job as the next run of it finds it."""
+    old = market.run
+    run = Run(old.job, old.request_id, "again", old.settings, old.ledger, old.cluster)
+    for name in ("operator", "verifier", "sponsor", "cranker", "mint", "owner", "genesis", "decimals", "prepared"):
+        setattr(run, name, getattr(old, name))
+    run.published = generation(run, run.state.generation)
+    quiet(run)
+    market.run = run
+    return run
+
+
 async def alive(market: Rig, wound: Callable[[Run], None]) -> int:
     """Runs the job to its end, every time from what was stored; how often it was struck."""
-    struck, old = 0, market.run
+    struck = 0
     while True:
-        run = Run(old.job, old.request_id, "again", old.settings, old.ledger, old.cluster)
-        for name in ("operator", "verifier", "sponsor", "cranker", "mint", "owner", "genesis", "decimals", "prepared"):
-            setattr(run, name, getattr(old, name))
-        run.published = generation(run, run.state.generation)
-        quiet(run)
-        market.run = run
+        run = reopened(market)
         wound(run)
         try:
             await finish(run)
@@ -448,6 +464,23 @@ async def test_killed_at_every_write_it_pays_and_counts_everything_once(market: 
     attempts = await Telemetry(run.settings.home.telemetry_db).attempts()
     good = [n for n, outcome in zip(attempts["steps"], attempts["outcome"], strict=True) if outcome == "accepted"]
     assert sum(good) == counted, "and recorded once"
+    drop_rows(run)  # as the job's end does
+    assert not list(run.folder.glob("rows-*.npy"))
+
+
+async def test_rows_that_a_kill_left_are_gone_when_the_next_round_begins(market: Rig) -> None:
+    run = market.run
+    await a_round(run)
+    second = await a_round(run)
+    assert second is not None and second.ahead
+    left = run.folder / "rows-2.npy"
+    run.store.save_round = dying_at("finished", run.store.save_round)  # after the audit's count
+    with pytest.raises(Killed):
+        await close_round.fn(run)
+    again = reopened(market)
+    assert again.open is None and left.exists()
+    third = await a_round(again)
+    assert third is not None and not left.exists() and (run.folder / f"rows-{third.round}.npy").exists()
 
 
 async def test_killed_at_random_writes_it_ends_the_same(market: Rig) -> None:
