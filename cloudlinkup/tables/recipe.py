@@ -112,9 +112,15 @@ def _word_type(classes: tuple[Word, ...]) -> type:
 
 
 def plain(series: pd.Series) -> pd.Series:
-    """A dictionary-encoded column as what it encodes; any other as it is."""
+    """A dictionary-encoded column as what it encodes; any other as it is. With gaps whole numbers become floats and
+    booleans objects, as in a column that was never encoded."""
     dtype: Any = series.dtype
-    return series.astype(dtype.categories.dtype) if isinstance(dtype, pd.CategoricalDtype) else series
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return series
+    kind = dtype.categories.dtype
+    if isinstance(kind, np.dtype) and kind.kind in "iub" and series.isna().any():
+        kind = np.dtype(object if kind.kind == "b" else np.float64)
+    return series.astype(kind)
 
 
 def is_number(series: pd.Series) -> bool:

@@ -283,3 +283,17 @@ def test_how_rounds_are_made_is_chosen_given_or_refused(shop, make_job):
     with_search["train"]["rounds"] = "kept"
     with pytest.raises(BadInput, match="change hands"):
         parse_job(with_search)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "float64", "Int64"])
+def test_an_encoded_column_with_gaps_is_as_one_that_was_not_encoded(kind: str, make_job):
+    rng = np.random.default_rng(0)
+    values = pd.Series(rng.integers(0, 2 if kind == "bool" else 5, 60)).astype(kind)
+    coded = pd.Series(values.astype("category")).where(rng.random(60) > 0.2)
+    usual = pd.Series([None if gone else value for value, gone in zip(values, coded.isna(), strict=True)])
+    label = ["yes", "no"] * 30
+    made = [prepare(pd.DataFrame({"x": x, "label": label}), make_job()) for x in (usual, coded)]
+    assert made[0].hash == made[1].hash
+    recipe = recipe_of(made[0])
+    rows = [recipe.features(pd.DataFrame({"x": x})) for x in (usual, coded)]
+    np.testing.assert_array_equal(*rows)
