@@ -86,6 +86,10 @@ class Home:
         return self.root / "tls"
 
     @property
+    def ca(self) -> Path:
+        return self.tls / "ca.pem"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -140,7 +144,7 @@ class Settings:
         def pick(name: str, default: str) -> str:
             return os.environ.get(f"CLOUDLINKUP_{name.upper()}") or stack.get(name) or default
 
-        ca = pick("ca_file", str(home.tls / "ca.pem") if (home.tls / "ca.pem").exists() else "")
+        ca = pick("ca_file", str(home.ca) if home.ca.exists() else "")
         roots = pick("file_roots", os.pathsep.join(str(p) for p in (checkout(), Path.cwd()) if p))
         return cls(
             home=home,

@@ -14,6 +14,7 @@ import contextlib
 import math
 import random
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from cloudlinkup.agent.hardware import extras
 from cloudlinkup.agent.identity import Identity, delegation_for
 from cloudlinkup.agent.ports import Report
 from cloudlinkup.agent.shard import RunnerFactory
-from cloudlinkup.errors import LedgerError, ProtocolError, Unavailable
+from cloudlinkup.errors import BadInput, LedgerError, ProtocolError, Unavailable
 from cloudlinkup.offer import AskPer, Window, format_windows, open_seconds, opens_in
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.wire.frames import Challenge, HelloFrame
@@ -63,6 +64,7 @@ class Offer:
     reserve: int | None = None  # base units, in the ask's unit
     windows: tuple[Window, ...] = ()  # hours of every day, UTC; none: always
     extras: tuple[str, ...] = field(default_factory=extras)  # optional parts that are installed
+    home_ca: Path | None = None  # where the home of a local stack will have its CA; instead of none, once it is there
     cache: int = CACHE  # bytes of rows that are kept on disk, of all jobs together
     together: int = 1  # devices that share this disk
 
@@ -91,7 +93,7 @@ class Agent:
 
     async def run(self) -> int:
         """Until a signal or a refusal that cannot heal. Raises that refusal (CloudLinkUpError with its exit code)."""
-        context = tls(self._offer.ca_file)
+        self._tls()
         with self._listening():
             genesis = await self._genesis()
             if genesis is None:
@@ -99,7 +101,7 @@ class Agent:
             handler = self._handler(genesis)
             handler.clean()
             try:
-                return await self._stay_connected(handler, context)
+                return await self._stay_connected(handler)
             finally:
                 await handler.close()
 
@@ -133,14 +135,20 @@ class Agent:
                 pause = await self._pause(pause)
         return None
 
-    async def _stay_connected(self, handler: Handler, context) -> int:
+    def _tls(self) -> ssl.SSLContext:
+        """By the CA as it is on disk now: a stack's home is made, or made anew, while we wait for it. Raises BadInput
+        for an unusable CA file."""
+        later = self._offer.home_ca
+        return tls(self._offer.ca_file or (later if later is not None and later.exists() else None))
+
+    async def _stay_connected(self, handler: Handler) -> int:
         pause = _SHORTEST
         while not self._signalled.is_set():
             if not await self._hours_begin():
                 break
             begun = time.monotonic()
             try:
-                async with self._connected(handler, context) as channel:
+                async with self._connected(handler) as channel:
                     if await self._serve(handler, channel):
                         return INTERRUPTED if self._at_once.is_set() else 0
             except Refusal as refusal:
@@ -181,7 +189,11 @@ class Agent:
     # ---------------------------------------------------------------- one connection
 
     @contextlib.asynccontextmanager
-    async def _connected(self, handler: Handler, context) -> AsyncIterator[Channel]:
+    async def _connected(self, handler: Handler) -> AsyncIterator[Channel]:
+        try:
+            context = self._tls()
+        except BadInput as error:  # it was usable when we began: it is being made anew
+            raise Unavailable(str(error)) from None
         async with Channel.open(self._offer.gateway, context, self._report) as channel:
             challenge = await channel.challenge()
             self._check_challenge(challenge, handler.terms)

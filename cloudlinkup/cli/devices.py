@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cloudlinkup.cli.terminal import terminal
 from cloudlinkup.errors import CloudLinkUpError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cloudlinkup.agent.shard import RunnerFactory
     from cloudlinkup.cli.contribute import Options
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # a local stack's CA vouches for nobody else
 DECIMALS = 6  # of the token that is asked for
 INTERRUPTED = 130
 
@@ -117,6 +119,7 @@ def _work(options: Options, place: Place, identity: Identity, report: Report, fa
     offer = Offer(
         gateway=options.gateway,
         ca_file=options.ca_file,
+        home_ca=options.settings.home.ca if urlsplit(options.gateway).hostname in LOOPBACK else None,
         delegation=options.delegation,
         hardware=hardware,
         probes=measure_or_cached(kept, hardware, place.device),

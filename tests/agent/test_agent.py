@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import ssl
 import time
@@ -187,6 +188,30 @@ async def test_an_untrusted_certificate_is_no_gateway(site: Site, tmp_path: Path
         await until(lambda: sum(event == "waiting" for event, _ in events) >= 2)
         assert await cluster.contributors() == []
     assert all("certificate" in facts["why"] for event, facts in events if event == "waiting")
+
+
+async def test_one_that_was_started_before_its_home_was_made_finds_the_ca_later(site: Site, tmp_path: Path) -> None:
+    events: Events = []
+    ca = tmp_path / "later" / "ca.pem"
+    async with site.cell() as cluster:
+        site.start(site.agent(events, ca_file=None, home_ca=ca))
+        await until(lambda: any(event == "waiting" for event, _ in events))
+        ca.parent.mkdir()
+        ca.write_text("half written")
+        await until(lambda: any("PEM" in facts.get("why", "") for _, facts in events))
+        shutil.copy(site.certificates.ca, ca)
+        await joined(site, cluster)
+
+
+async def test_a_ca_that_is_made_anew_is_read_again(site: Site, tmp_path: Path) -> None:
+    events: Events = []
+    ca = tmp_path / "ca.pem"
+    shutil.copy(make_certificates(tmp_path / "old").ca, ca)
+    async with site.cell() as cluster:
+        site.start(site.agent(events, ca_file=ca))
+        await until(lambda: any("certificate" in facts.get("why", "") for _, facts in events))
+        shutil.copy(site.certificates.ca, ca)
+        await joined(site, cluster)
 
 
 VERSION_99 = Challenge(protocol=99, nonce="0" * 64, gateway="wss://g", genesis=GENESIS, program=PROGRAM_ID).pack()
