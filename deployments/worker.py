@@ -80,22 +80,26 @@ async def keep_spare(home: Path) -> None:
     """One process that waits for the next job's run, until cancelled (`spare.py`). The next one is started when the run
     of the last one has ended or is well under way: its imports would slow the start that they are for."""
     path = socket_path(str(home))
+    coming = not_yet(path)
     try:
         while True:
-            path.unlink(missing_ok=True)
+            for old in (coming, path):
+                old.unlink(missing_ok=True)
             words = (sys.executable, "-S", str(LAUNCHER), sys.executable, "-m", "deployments.spare")
             process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
-            for there in (False, True):  # it makes its socket, and removes it when it takes a run
-                while process.returncode is None and path.exists() == there:  # noqa: ASYNC110 - another process's file
-                    await asyncio.sleep(SPARE_LOOK)
-            if process.returncode and not_yet(path).exists():  # it failed to import, as would the next one
+            # it makes its socket before it imports, and removes it when it takes a run, which may be at once afterwards
+            for there in (False, True):
+                # in this order, as the one becomes the other
+                while process.returncode is None and (coming.exists() or path.exists()) == there:  # noqa: ASYNC110
+                    await asyncio.sleep(SPARE_LOOK)  # another process's file
+            if process.returncode and coming.exists():  # it failed to import, as would the next one
                 log.warning("no spare process", code=process.returncode)
                 await asyncio.sleep(SPARE_AFTER)
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), SPARE_AFTER)
             await asyncio.sleep(SPARE_LOOK)
     finally:
-        for left in (path, not_yet(path)):
+        for left in (coming, path):
             left.unlink(missing_ok=True)
 
 

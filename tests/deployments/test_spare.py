@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,10 +11,13 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deployments import worker
 from deployments.handover import not_yet, socket_path
 from deployments.spare import CHECKOUT, same_settings, state_of_code
 
@@ -102,6 +106,52 @@ def test_whoever_ends_what_stands_for_it_ends_the_run(
         assert spare.wait(60) == -number
         stands.communicate(timeout=60)
         assert stands.returncode == -number
+
+
+def test_the_next_one_comes_although_the_last_was_taken_as_soon_as_it_was_there(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_HOME", "PREFECT_API_URL"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr(worker, "SPARE_AFTER", 0.1)
+    coming, started, real = not_yet(socket_path(str(tmp_path))), [], asyncio.create_subprocess_exec
+
+    async def start(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await real(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+
+    def run_for_long() -> None:
+        appears(coming, True)
+        with hand_over(environment, str(uuid.uuid4())) as stands:  # which waits for it
+            try:
+                appears(coming, False)
+                appears(coming, True)
+                assert stands.poll() is None
+            finally:
+                stands.kill()
+
+    async def main() -> None:
+        keeping = asyncio.create_task(worker.keep_spare(tmp_path))
+        try:
+            await asyncio.to_thread(run_for_long)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            for process in started:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    asyncio.run(main())
+
+
+def appears(path: Path, there: bool) -> None:
+    end = time.monotonic() + 60
+    while path.exists() != there:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_it_takes_no_run_that_would_import_something_else(
