@@ -14,12 +14,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
+from cloudlinkup.tables.disk import reserve, room
 from cloudlinkup.tables.recipe import Preprocessing, Word
 from cloudlinkup.tables.text import TextRecipe
 from cloudlinkup.training.data import check_rows, join_windows, split_windows
@@ -46,13 +48,17 @@ class Arrays:
         self.place = place
 
     def make(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array of zeros to be filled."""
+        """An array of zeros to be filled. Raises Unavailable where the disk is too full for it."""
         if self.place is None:
             return np.zeros(shape, dtype)
         self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.place / f"{name}.npy"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        size = prod(shape) * np.dtype(dtype).itemsize
+        with room(self.place, size):
+            made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        reserve(path, path.stat().st_size)
+        return made
 
     def finish(
         self, arrays: Mapping[str, np.ndarray], recipe: Preprocessing | TextRecipe, spec: TrainingSpec

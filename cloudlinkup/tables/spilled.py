@@ -14,20 +14,24 @@ from typing import Any
 
 import numpy as np
 
+from cloudlinkup.tables.disk import room
+
 ROWS = 131_072  # of one column, that are looked at in one go
 
 
 def spilled(parts: Iterable[np.ndarray], dtype: Any, place: Path | None) -> np.ndarray:
-    """All parts behind one another, as one writable array: in a file below `place`, or in memory where it is None."""
+    """All parts behind one another, as one writable array: in a file below `place`, or in memory where it is None.
+    Raises Unavailable where the disk is too full for them."""
     if place is None:
         return np.concatenate([np.empty(0, dtype), *(np.asarray(part, dtype) for part in parts)])
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=place) as file:
         count = 0
         for part in parts:
-            file.write(np.ascontiguousarray(part, dtype).data)
+            with room(place, part.size * np.dtype(dtype).itemsize):
+                file.write(np.ascontiguousarray(part, dtype).data)
+                file.flush()  # now: a map's pages would find out too late
             count += len(part)
-        file.flush()
         return np.asarray(np.memmap(file, dtype, mode="r+", shape=(count,))) if count else np.empty(0, dtype)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cloudlinkup.tables.disk import room
 from cloudlinkup.tables.read import check_header, csv_problem
 from cloudlinkup.tables.spilled import ROWS
 from cloudlinkup.tables.text import read_text
@@ -109,7 +110,9 @@ def csv_to_parquet(path: Path, data: DataSpec, place: Path) -> Path:
     with pq.ParquetWriter(place, schema, compression="lz4") as writer:
         for chunk in _chunks(path, data.uri, text):
             chunk.columns = [str(name) for name in chunk.columns]
-            writer.write_table(pa.Table.from_pandas(chunk, schema=schema, preserve_index=False))
+            table = pa.Table.from_pandas(chunk, schema=schema, preserve_index=False)
+            with room(place.parent, table.nbytes):
+                writer.write_table(table)
     pa.default_memory_pool().release_unused()
     if _version(path) != before:
         raise refuse(data.uri, "changed while it was read", "try again once nobody writes it")
