@@ -36,6 +36,7 @@ def blocks(path: Path) -> int:
 def test_an_arrays_blocks_are_there_before_it_is_filled(tmp_path: Path) -> None:
     made = Arrays(tmp_path).make("features", (BYTES // 4,), np.float32)
     assert blocks(tmp_path / "features.npy") >= BYTES and not made.any()
+    assert isinstance(made, np.memmap)
     made[:] = 1.0
     made.flush()
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), made)

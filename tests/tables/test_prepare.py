@@ -295,5 +295,5 @@ def test_an_encoded_column_with_gaps_is_as_one_that_was_not_encoded(kind: str, m
     made = [prepare(pd.DataFrame({"x": x, "label": label}), make_job()) for x in (usual, coded)]
     assert made[0].hash == made[1].hash
     recipe = recipe_of(made[0])
-    rows = [recipe.features(pd.DataFrame({"x": x})) for x in (usual, coded)]
-    np.testing.assert_array_equal(*rows)
+    one, other = (recipe.features(pd.DataFrame({"x": x})) for x in (usual, coded))
+    np.testing.assert_array_equal(one, other)
