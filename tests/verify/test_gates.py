@@ -131,7 +131,7 @@ def test_losses_that_fall_with_the_steps_are_no_reason_for_a_replay(count, slope
     drawn = np.random.default_rng(seed)
     steps = {seat: int(drawn.integers(10, 1_000)) for seat in range(count)}
     losses = {seat: 5.0 + slope * float(np.log(own)) for seat, own in steps.items()}
-    least, most = min(steps, key=steps.get), max(steps, key=steps.get)
+    least, most = min(steps, key=lambda seat: steps[seat]), max(steps, key=lambda seat: steps[seat])
     assert odd_losses(losses, steps) <= {least}  # held to the others' least steps, as nobody knows what lies beyond
     losses[most] = losses[least] * 1.5  # it has the most steps, and leads to worse than everybody
     assert most in odd_losses(losses, steps)
