@@ -8,9 +8,6 @@ chain has passed.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-
 from prefect import flow
 from prefect.runtime import flow_run
 
@@ -25,6 +22,7 @@ from tasks.release import release
 from tasks.rounds import next_round
 from tasks.segment import segment
 from tasks.settle import settle
+from tasks.together import both
 from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 
@@ -51,7 +49,7 @@ async def _stages(run: Run) -> None:
         await escrow_lock(run)
         while await _goes_on(run):
             await order_round(run)
-            await _both(train_round(run), close_round(run))
+            await both(train_round(run), close_round(run))
             await verify_round(run)
             await release(run)
             await rebalance(run)
@@ -67,13 +65,6 @@ async def _goes_on(run: Run) -> bool:
         return False
     await close_round(run)
     return await next_round(run)
-
-
-async def _both(training: Awaitable[None], audit: Awaitable[None]) -> None:
-    """Both to their end, whatever becomes of the other; then the first one's error, or the second's."""
-    for found in await asyncio.gather(training, audit, return_exceptions=True):
-        if isinstance(found, BaseException):
-            raise found
 
 
 async def _close_books(run: Run, error: CloudLinkUpError) -> None:

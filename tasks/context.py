@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cloudlinkup.training.networks.kind import FrozenWeights
     from cloudlinkup.training.outer import Published
     from models.plan import RoundPlan
+    from tasks.peers import Peer
     from tasks.subject import Subject
 
 AT_ONCE = 2  # replays side by side
@@ -81,6 +82,8 @@ class Run:
         self.trials: list[Subject] = []  # of a job with `search`, by number
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
+        self.peers: dict[str, Peer] | None = None  # who was connected when that was planned, until its orders go out
+        self.told: set[str] = set()  # hashes of the orders whose contributors have the path to the open round's root
         self.decimals = 0
         self._inside: dict[str, float] = {}  # the stages of rounds that are being timed, and since when
         self.replays = asyncio.Semaphore(AT_ONCE)

@@ -6,6 +6,7 @@ retry meets the open account or a stale id, never a second lock.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import uuid
 from collections.abc import Iterable
@@ -70,19 +71,22 @@ async def open_accounts(run: Run, wallets: Iterable[str]) -> None:
     Not sooner: keys cost nothing, and the rent of an account is its owner's to take by closing it. A sponsor that
     cannot pay stops no job: what is awarded stays on chain for the wallet, and the next award tries again.
     """
-    for wallet in sorted(set(wallets)):
-        key = Pubkey.from_string(wallet)
-        if await run.ledger.has_token_account(key, run.mint):
-            continue
-        if run.store.sponsored(wallet):
-            run.event("unpayable", wallet=wallet, why="it closed the token account that was paid for once")
-            continue
-        try:
-            run.sent("token_account", await run.ledger.create_token_account(run.sponsor, key, run.mint))
-        except LedgerError as error:
-            run.event("unpayable", wallet=wallet, why=f"its token account could not be paid for: {str(error)[:120]}")
-            continue
-        run.store.mark_sponsored(wallet)
+    await asyncio.gather(*(_open_account(run, wallet) for wallet in sorted(set(wallets))))
+
+
+async def _open_account(run: Run, wallet: str) -> None:
+    key = Pubkey.from_string(wallet)
+    if await run.ledger.has_token_account(key, run.mint):
+        return
+    if run.store.sponsored(wallet):
+        run.event("unpayable", wallet=wallet, why="it closed the token account that was paid for once")
+        return
+    try:
+        run.sent("token_account", await run.ledger.create_token_account(run.sponsor, key, run.mint))
+    except LedgerError as error:
+        run.event("unpayable", wallet=wallet, why=f"its token account could not be paid for: {str(error)[:120]}")
+        return
+    run.store.mark_sponsored(wallet)
 
 
 async def _terms(run: Run) -> Terms:

@@ -8,6 +8,8 @@ it is judged without its contributor, and paid.
 
 from __future__ import annotations
 
+import asyncio
+
 from cloudlinkup.errors import ClusterError, ClusterLost, ProtocolError
 from cloudlinkup.verify import merkle
 from cloudlinkup.wire.calls import CallRequest, ChallengeCall, PathStep
@@ -44,6 +46,25 @@ async def hand_over_open(run: Run, seat: Seat) -> bool:
         if run.open is not None and entry.seat == seat.seat:
             taken |= await _hand_over(run, run.open, entry, more=True)
     return taken
+
+
+def was_told(run: Run, seat: Seat) -> bool:
+    """Whether the seat's contributor took the path of the round before already (`hand_over_all`)."""
+    before = [] if run.open is None else under_the_root(run.open)
+    return all(entry.order.hash.hex() in run.told for entry in before if entry.seat == seat.seat)
+
+
+async def hand_over_all(run: Run, round_: RoundState) -> None:
+    """The paths of a round that goes ahead, to everybody in it, while its updates are averaged: the next orders need
+    not wait for that. Whoever does not take it now is asked again with its order. Of another round, nothing: its audit
+    handed them over."""
+
+    async def hand(entry: Entry) -> None:
+        if await _hand_over(run, round_, entry, more=True):
+            run.told.add(entry.order.hash.hex())
+
+    run.told.clear()
+    await asyncio.gather(*(hand(entry) for entry in under_the_root(round_) if round_.ahead))
 
 
 async def _hand_over(run: Run, round_: RoundState, entry: Entry, *, more: bool = False) -> bool:

@@ -23,6 +23,7 @@ from models.telemetry import Attempt, Telemetry
 from tasks.ahead import averaged, counts, momentum, take_out, without_misses
 from tasks.awards import unawarded
 from tasks.context import Run
+from tasks.inclusion import hand_over_all
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
 from tasks.release import award_entries, dispute_rejected
@@ -30,6 +31,7 @@ from tasks.rounds import rows_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
 from tasks.subject import subject
+from tasks.together import both
 from tasks.trials import advance_trials
 from tasks.verify import verify_entries
 
@@ -49,7 +51,7 @@ async def rebalance(run: Run) -> None:
     # a run that was killed between the two writes below comes here again: what its state counts is not counted twice
     with run.timed("rebalance"):
         if run.state.counted != round_.mark:
-            await _count(run, round_)
+            await both(_count(run, round_), hand_over_all(run, round_))
             run.state.counted = round_.mark
             if round_.ahead:
                 run.save_round(round_)

@@ -5,8 +5,6 @@ Each is safe to repeat.
 
 from __future__ import annotations
 
-import asyncio
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -16,6 +14,7 @@ from tasks.awards import award_late, award_round
 from tasks.context import Run
 from tasks.escrow import open_accounts
 from tasks.state import RoundState
+from tasks.together import both
 
 
 @task(name="release", cache_policy=NO_CACHE)
@@ -38,11 +37,10 @@ async def award_entries(run: Run, round_: RoundState) -> None:
         for entry in round_.entries:
             if entry.outcome == "accepted":
                 pay[entry.seat] = pay.get(entry.seat, 0) + entry.segments * step * run.state.price
-        await asyncio.gather(
-            _award(run, round_, pay), pay_matured(run)
-        )  # what matured before does not wait for this round
+        # what matured before does not wait for this round, nor an award for the account that it will be paid to
+        accounts = open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
+        await both(_award(run, round_, pay), both(pay_matured(run), accounts))
         await dispute_rejected(run, round_)
-        await open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
         round_.stage = "awarded"
         run.save_round(round_)
     waiting = {str(seat): str(award.amount) for seat, award in run.state.awards.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterable
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,7 +15,7 @@ from cloudlinkup.wire.hashes import sha256
 from models.plan import RoundPlan, SeatRound
 from tasks.awards import owed, read_job
 from tasks.context import Run
-from tasks.inclusion import hand_over_open, hand_over_paths
+from tasks.inclusion import hand_over_open, hand_over_paths, was_told
 from tasks.newcomer import share_rows
 from tasks.orders import make_order, read_order, send_order
 from tasks.peers import Peer, connected
@@ -22,6 +23,7 @@ from tasks.pretrained import seal_frozen
 from tasks.rounds import keep_rows
 from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import Subject, partition, subject
+from tasks.together import both
 
 
 @task(name="order", cache_policy=NO_CACHE)
@@ -30,10 +32,9 @@ async def order_round(run: Run) -> None:
     with run.timed("order"):
         if run.round is None:
             assert run.plan is not None
-            await _begin(run, run.plan)
-        assert run.round is not None
-        if run.round.stage == "ordered":
-            await _raise_caps(run, run.round)
+            await both(_raise_caps(run, run.plan.seats), _begin(run, run.plan))
+        elif run.round.stage == "ordered":
+            await _raise_caps(run, run.round.entries)
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -44,7 +45,7 @@ async def train_round(run: Run) -> None:
     if run.round.stage != "ordered":
         return
     with run.timed("train"):
-        peers = await connected(run)
+        peers, run.peers = run.peers or await connected(run), None
         await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
         await _drop_unbonded(run, run.round)
         run.round.stage = "trained"
@@ -134,12 +135,12 @@ def _entry(run: Run, round_: RoundState, seat: Seat, place: SeatRound, start: St
     return entry
 
 
-async def _raise_caps(run: Run, round_: RoundState) -> None:
+async def _raise_caps(run: Run, places: Iterable[SeatRound | Entry]) -> None:
     """Each seat's cap covers, on chain and before it works, what it has and what this round can earn it."""
     job, step = await read_job(run), int(run.state.plan["segment_steps"])
     caps = {
-        entry.seat: job.seats[entry.seat].awarded + owed(run, entry.seat) + entry.max_segments * step * run.state.price
-        for entry in round_.entries
+        place.seat: job.seats[place.seat].awarded + owed(run, place.seat) + place.max_segments * step * run.state.price
+        for place in places
     }
     run.sent("raise_caps", await run.ledger.raise_caps(run.operator, run.account, caps))
 
@@ -169,7 +170,8 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
     if peer is None or not peer.fits(seat):
         entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
         return
-    await hand_over_open(run, seat)
+    if not was_told(run, seat):
+        await hand_over_open(run, seat)
     offered = False
     while (bad := await send_order(run, round_, entry, peer, seat)) is not None:
         order = read_order(run, entry)

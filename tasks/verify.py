@@ -25,6 +25,7 @@ from tasks.context import Run
 from tasks.gate import suspicious
 from tasks.orders import read_order
 from tasks.state import Entry, RoundState
+from tasks.together import both
 
 FINAL_WAIT = 120.0  # seconds for a commitment to become final
 POLL = 0.05
@@ -41,13 +42,10 @@ async def verify_round(run: Run) -> None:
 async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) -> None:
     """`beside`: judges the round that went ahead, while the next one is under way."""
     with run.timed("verify"):
-        if round_.stage == "trained":
-            await _commit(run, round_)
+        leave_out(run, round_)
+        # what the gates find and what they replay needs no chain, and a commitment takes as long as the chain does
+        _, odd = await both(_commit(run, round_), _odd(run, round_))
         if round_.stage == "committed" and (beside or not round_.ahead):
-            # a round goes ahead only where the gates found nothing odd that did not prove itself
-            odd = {} if round_.ahead else await asyncio.to_thread(suspicious, run, round_, committed(round_))
-            if odd and not beside and goes_ahead(run, round_, {}):
-                odd = await still_odd(run, round_, odd)
             if not beside and goes_ahead(run, round_, odd):
                 round_.ahead = True
                 run.save_round(round_)
@@ -83,16 +81,36 @@ def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list
     return [secret_leaf(bytes.fromhex(round_.secret)), *seats]
 
 
-async def _commit(run: Run, round_: RoundState) -> None:
-    """Nothing is committed where nothing came: the round's number then stays free."""
+async def _odd(run: Run, round_: RoundState) -> dict[int, str]:
+    """Seats whose update a gate finds odd and that did not prove itself, with the reason. A round that went ahead had
+    none."""
+    if round_.ahead or round_.stage not in ("trained", "committed"):
+        return {}
+    offered = committed(round_)
+    odd = await asyncio.to_thread(suspicious, run, round_, offered) if offered else {}
+    if odd and goes_ahead(run, round_, {}):
+        odd = await still_odd(run, round_, odd)
+    return odd
+
+
+def leave_out(run: Run, round_: RoundState) -> None:
+    """What does not enter the round's tree, or cannot count, by what the audit of the round before found meanwhile."""
+    if round_.stage != "trained" or round_.ahead:  # of one that is committed once more it was settled then
+        return
     gone = run.state.rejected_wallets()
-    for entry in [] if round_.ahead else committed(round_):  # of one that is committed once more it was settled then
-        seat = run.state.seat(entry.seat)  # as the audit of the round before left it, which ended meanwhile
+    for entry in committed(round_):
+        seat = run.state.seat(entry.seat)
         if seat.wallet in gone:
             entry.outcome, entry.reason = "refused", "its work of the round before was rejected"
             entry.void = entry.reason
         elif read_order(run, entry).moments not in (None, seat.moments):
             entry.void = "it began with a state that it did not open"
+
+
+async def _commit(run: Run, round_: RoundState) -> None:
+    """Nothing is committed where nothing came: the round's number then stays free."""
+    if round_.stage != "trained":
+        return
     if not committed(round_):
         round_.stage = "verified"
         run.save_round(round_)

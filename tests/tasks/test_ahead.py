@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,6 @@ from cloudlinkup.training.outer import Published
 from cloudlinkup.training.quantize import dequantise
 from cloudlinkup.training.segments import SegmentRunner
 from cloudlinkup.verify.replay import Case, ReplayResult, replay
-from flows.train import _both
 from models.telemetry import Telemetry
 from tasks.awards import owed, read_job
 from tasks.context import Run
@@ -30,6 +29,7 @@ from tasks.release import release
 from tasks.rounds import drop_rows, next_round
 from tasks.state import Entry, RoundState
 from tasks.subject import generation
+from tasks.together import both
 from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 from tests.conftest import Platform
@@ -75,7 +75,7 @@ async def a_round(run: Run) -> RoundState | None:
     if not await next_round(run):
         return None
     await order_round.fn(run)
-    await _both(train_round.fn(run), close_round.fn(run))
+    await both(train_round.fn(run), close_round.fn(run))
     await verify_round.fn(run)
     round_ = run.round
     await release.fn(run)
@@ -417,21 +417,3 @@ async def test_killed_at_random_writes_it_ends_the_same(market: Rig) -> None:
     job = await read_job(run)
     assert run.state.steps_done == run.state.total_steps == sum(seat.steps for seat in run.state.seats)
     assert [s.awarded for s in job.seats] == [seat.steps * PRICE for seat in run.state.seats]
-
-
-async def test_both_run_to_their_end_whatever_becomes_of_the_other() -> None:
-    ended: list[str] = []
-
-    async def fails(why: str) -> None:
-        raise ValueError(why)
-
-    async def works() -> None:
-        ended.append("works")
-
-    def pair(one: Awaitable[None], other: Awaitable[None]) -> Awaitable[None]:
-        return _both(one, other)
-
-    for first, second, why in ((fails("a"), works(), "a"), (works(), fails("b"), "b"), (fails("a"), fails("b"), "a")):
-        with pytest.raises(ValueError, match=why):
-            await pair(first, second)
-    assert ended == ["works", "works"]
