@@ -1,6 +1,6 @@
 """A quote without a job: the reading half of *segment* and *allocate*. Needs no wallet.
 
-It stores nothing but the rows' hash, which submitting the same job is held to.
+It stores nothing but the rows' hash, which submitting the same job is held to, and this machine's timing of the job.
 
 A plain coroutine rather than a Prefect flow: a person waits for it, and a run of its own would take eight seconds.
 """
@@ -27,7 +27,7 @@ from tasks.peers import verified
 from tasks.pilot import settle_rate
 from tasks.planning import candidates, expected_overheads, job_facts, limits, load_data, make_quote, profile
 from tasks.pretrained import BASE, fetch_base
-from tasks.quoted import remember_quoted, scratch
+from tasks.quoted import remember_facts, remember_quoted, scratch
 from tasks.trials import plan_search
 
 
@@ -70,6 +70,8 @@ async def _quote(
         facts, work = plan.facts[0], plan.work
         reference = facts.profile
     facts = facts.model_copy(update={"rates": rates})
+    if job.search is None:
+        await asyncio.to_thread(remember_facts, settings.home, job, data.spec, facts)
     async with (
         Ledger.connect(settings.rpc_url, settings.program_id) as ledger,
         Cluster.connect(settings.scheduler) as cluster,

@@ -83,6 +83,7 @@ class Run:
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
         self.peers: dict[str, Peer] | None = None  # who was connected when that was planned, until its orders go out
+        self.committing: asyncio.Task[None] | None = None  # the commitment of a round that goes ahead, and its paths
         self.told: set[str] = set()  # hashes of the orders whose contributors have the path to the open round's root
         self.decimals = 0
         self._inside: dict[str, float] = {}  # the stages of rounds that are being timed, and since when
@@ -137,6 +138,13 @@ class Run:
             split = dict(self.state.stage_seconds)
             split[name] = round(split.get(name, 0.0) + now - start, 3)
             self.state.stage_seconds = split
+
+    async def let_go(self) -> None:
+        """Ends what still runs beside; taken up again, a job reads from the chain what became of it."""
+        await self.showing.end()
+        if self.committing is not None:
+            self.committing.cancel()
+            await asyncio.gather(self.committing, return_exceptions=True)
 
     def worked(self) -> float:
         """Seconds that runs of this job have spent on its rounds so far; what passed between two runs is not among
@@ -235,6 +243,7 @@ async def open_run(job: JobSpec, request_id: str, flow_run_id: str) -> AsyncIter
         run = Run(job, request_id, flow_run_id, settings, ledger, cluster)
         run.genesis = await ledger.genesis()
         run.decimals = await ledger.mint_decimals(run.mint)
+        stack.push_async_callback(run.let_go)
         yield run
 
 

@@ -16,10 +16,9 @@ from cloudlinkup.wire.calls import CallRequest, ChallengeCall, PathStep
 from cloudlinkup.wire.hashes import seat_leaf
 from tasks.context import Run
 from tasks.state import Entry, RoundState, Seat
-from tasks.verify import round_leaves
+from tasks.tree import round_leaves, under_the_root
 
 WITHIN = 15.0  # seconds
-UNDER = ("committed", "accepted", "rejected", "timeout")
 
 
 async def hand_over_paths(run: Run, seat: Seat) -> bool:
@@ -31,11 +30,6 @@ async def hand_over_paths(run: Run, seat: Seat) -> bool:
             if entry.seat == seat.seat and (entry.outcome == "timeout" or entry.unheard):
                 taken |= await _hand_over(run, round_, entry)
     return taken
-
-
-def under_the_root(round_: RoundState) -> list[Entry]:
-    """The entries of a round that its committed root covers, by seat."""
-    return sorted((e for e in round_.entries if e.root and e.outcome in UNDER), key=lambda e: e.seat)
 
 
 async def hand_over_open(run: Run, seat: Seat) -> bool:
@@ -55,16 +49,15 @@ def was_told(run: Run, seat: Seat) -> bool:
 
 
 async def hand_over_all(run: Run, round_: RoundState) -> None:
-    """The paths of a round that goes ahead, to everybody in it, while its updates are averaged: the next orders need
-    not wait for that. Whoever does not take it now is asked again with its order. Of another round, nothing: its audit
-    handed them over."""
+    """The paths of a round that goes ahead, to everybody in it, as soon as it is committed. Whoever does not take its
+    path now is asked again with its order."""
 
     async def hand(entry: Entry) -> None:
         if await _hand_over(run, round_, entry, more=True):
             run.told.add(entry.order.hash.hex())
 
     run.told.clear()
-    await asyncio.gather(*(hand(entry) for entry in under_the_root(round_) if round_.ahead))
+    await asyncio.gather(*(hand(entry) for entry in under_the_root(round_)))
 
 
 async def _hand_over(run: Run, round_: RoundState, entry: Entry, *, more: bool = False) -> bool:

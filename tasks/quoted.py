@@ -17,21 +17,39 @@ from pathlib import Path
 from cloudlinkup.errors import BadInput
 from cloudlinkup.home import Home
 from cloudlinkup.tables.uri import printable
+from cloudlinkup.training.spec import TrainingSpec
 from cloudlinkup.types import JobSpec, canonical_json
 from cloudlinkup.wire.hashes import sha256
+from models.facts import JobFacts
 
 KEEP = 30 * 86_400  # seconds
+FRESH = 3_600  # seconds for which the timing of a quote is used
 LEFT = 86_400  # seconds after which a quote's rows are what a killed process left
 
 
 def remember_quoted(home: Home, job: JobSpec, rows: str) -> None:
     """Keeps `rows`, the hash of the rows that `job` was just quoted with (`Prepared.hash`)."""
     place = _place(home, job)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in place.parent.iterdir():
         if old.stat().st_mtime < time.time() - KEEP:
             old.unlink(missing_ok=True)
     place.write_text(rows)
+
+
+def remember_facts(home: Home, job: JobSpec, spec: TrainingSpec, facts: JobFacts) -> None:
+    """Keeps what the quote measured of `job`, for a run that begins soon."""
+    _facts_place(home, job, spec).write_text(facts.model_dump_json())
+
+
+def quoted_facts(home: Home, job: JobSpec, spec: TrainingSpec) -> JobFacts | None:
+    """What a quote of the last hour measured of `job`, so that its run need not: this machine is still what it was."""
+    place = _facts_place(home, job, spec)
+    try:
+        if place.stat().st_mtime < time.time() - FRESH:
+            return None
+        return JobFacts.model_validate_json(place.read_bytes())
+    except (OSError, ValueError):  # none, or of another version
+        return None
 
 
 def check_quoted(home: Home, job: JobSpec, rows: str) -> None:
@@ -54,5 +72,11 @@ def scratch(home: Home) -> Iterator[Path]:
         yield Path(folder) / "rows"
 
 
+def _facts_place(home: Home, job: JobSpec, spec: TrainingSpec) -> Path:
+    return _place(home, job).with_suffix(f".{spec.hash}")
+
+
 def _place(home: Home, job: JobSpec) -> Path:
-    return home.root / "quotes" / sha256(canonical_json(job.model_copy(update={"goal": None})))
+    folder = home.root / "quotes"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / sha256(canonical_json(job.model_copy(update={"goal": None})))

@@ -23,7 +23,6 @@ from models.telemetry import Attempt, Telemetry
 from tasks.ahead import averaged, counts, momentum, take_out, without_misses
 from tasks.awards import unawarded
 from tasks.context import Run
-from tasks.inclusion import hand_over_all
 from tasks.newcomer import one_of_each
 from tasks.orders import read_order
 from tasks.release import award_entries, dispute_rejected
@@ -31,9 +30,8 @@ from tasks.rounds import rows_name
 from tasks.segment import stored_facts
 from tasks.state import Entry, RoundState, Seat
 from tasks.subject import subject
-from tasks.together import both
 from tasks.trials import advance_trials
-from tasks.verify import verify_entries
+from tasks.verify import verify_ahead
 
 HANDLING = 0.1  # seconds of a shard that the gateway's clock cannot tell from training: upload, scheduling, warm-up
 
@@ -51,7 +49,7 @@ async def rebalance(run: Run) -> None:
     # a run that was killed between the two writes below comes here again: what its state counts is not counted twice
     with run.timed("rebalance"):
         if run.state.counted != round_.mark:
-            await both(_count(run, round_), hand_over_all(run, round_))
+            await _count(run, round_)
             run.state.counted = round_.mark
             if round_.ahead:
                 run.save_round(round_)
@@ -85,7 +83,7 @@ async def close_round(run: Run) -> None:
     round_ = run.open
     if round_ is None:
         return
-    await verify_entries(run, round_, beside=True)
+    await verify_ahead(run, round_)
     try:
         await award_entries(run, round_)
     except ProgramError as error:
@@ -141,7 +139,7 @@ async def _count(run: Run, round_: RoundState) -> None:
     for seat in run.state.active():
         waited = Waited(seat.waited, seat.tries).after(worked=seat.seat in ordered)
         seat.waited, seat.tries = waited.rounds, waited.tries
-    if round_.commit_slot:
+    if round_.commit_slot or round_.ahead:  # whose commitment may be on its way
         run.state.round = round_.round
     run.state.empty_rounds = 0 if any(counts(entry) for entry in round_.entries) else run.state.empty_rounds + 1
     run.state.round_training = max((entry.seconds for entry in round_.entries if counts(entry)), default=0.0)

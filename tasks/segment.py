@@ -20,7 +20,7 @@ from tasks.initial import INITIAL, bring_initial
 from tasks.pilot import settle_rate
 from tasks.planning import job_facts, load_data, profile
 from tasks.pretrained import load_base
-from tasks.quoted import check_quoted
+from tasks.quoted import check_quoted, quoted_facts
 from tasks.subject import generation
 from tasks.trials import SEARCH, load_trials, plan_search
 
@@ -44,8 +44,10 @@ async def segment(run: Run) -> None:
         if run.job.search is not None:
             await _search(run, rates)
         if not (run.folder / FACTS).exists():
-            reference = await profile(run.data, run.settings, run.frozen)
-            facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home, run.base)
+            facts = await asyncio.to_thread(quoted_facts, run.settings.home, run.job, run.data.spec)
+            if facts is None:
+                reference = await profile(run.data, run.settings, run.frozen)
+                facts = await asyncio.to_thread(job_facts, run.job, run.data, reference, run.settings.home, run.base)
             run.write(FACTS, facts.model_copy(update={"rates": rates}).model_dump_json().encode())
         run.published = await asyncio.to_thread(generation, run, run.state.generation)
     if run.state.stage == "segment":

@@ -1,6 +1,7 @@
 """What the Prefect UI shows of a running job: one progress and one table artifact, and events for odd shards.
 
-An artifact write costs 40-130 ms, so there is at most one pair in two seconds; nothing is written per shard.
+An artifact write costs 40-130 ms, so there is at most one pair in two seconds, which no round waits for; nothing is
+written per shard.
 """
 
 from __future__ import annotations
@@ -28,28 +29,40 @@ class Showing:
     def __init__(self) -> None:
         self._progress: UUID | None = None
         self._last = 0.0
+        self._writing: asyncio.Task[None] | None = None
 
     async def show(self, run: Run, round_: RoundState) -> None:
-        """After a round. Skips a write that comes too soon, never the last one."""
+        """After a round. Skips a write that comes too soon, never the last one, which it waits for. Raises what the
+        write before raised."""
         done = run.state.steps_done >= run.state.total_steps
-        if time.monotonic() - self._last < EVERY and not done:
+        if not done and (time.monotonic() - self._last < EVERY or (self._writing and not self._writing.done())):
             return
+        if self._writing is not None:
+            await self._writing
         percent = 100 * run.state.steps_done / max(1, run.state.total_steps)
+        about = (
+            f"Round {round_.round}: {run.state.metric} {run.state.score:.4f}. "
+            f"Audit: {round_.audit_segments} segments replayed in {round_.audit_seconds:.2f} s, "
+            f"{round_.audit_bytes} bytes"
+        )
+        rows = [_row(run, entry) for entry in round_.entries]  # as they are now
+        self._writing = asyncio.create_task(self._write(run, percent, rows, about))
+        self._last = time.monotonic()
+        if done:
+            await self._writing
+
+    async def end(self) -> None:
+        """Returns when nothing is being written any more."""
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+
+    async def _write(self, run: Run, percent: float, rows: list[dict[str, object]], about: str) -> None:
         if self._progress is None:
             self._progress = await acreate_progress_artifact(
                 percent, key=f"progress-{run.request_id}", description=f"verified steps of {run.state.total_steps}"
             )
-        table = acreate_table_artifact(
-            key=f"shards-{run.request_id}",
-            table=[_row(run, entry) for entry in round_.entries],
-            description=(
-                f"Round {round_.round}: {run.state.metric} {run.state.score:.4f}. "
-                f"Audit: {round_.audit_segments} segments replayed in {round_.audit_seconds:.2f} s, "
-                f"{round_.audit_bytes} bytes"
-            ),
-        )
+        table = acreate_table_artifact(key=f"shards-{run.request_id}", table=rows, description=about)
         await asyncio.gather(aupdate_progress_artifact(self._progress, percent), table)
-        self._last = time.monotonic()
 
     def exceptional(self, run: Run, round_: RoundState) -> None:
         """An event for each shard that was not simply accepted."""

@@ -24,6 +24,7 @@ from tasks.rounds import keep_rows
 from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import Subject, partition, subject
 from tasks.together import both
+from tasks.verify import ahead_committed
 
 
 @task(name="order", cache_policy=NO_CACHE)
@@ -45,6 +46,7 @@ async def train_round(run: Run) -> None:
     if run.round.stage != "ordered":
         return
     with run.timed("train"):
+        await ahead_committed(run)
         peers, run.peers = run.peers or await connected(run), None
         await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
         await _drop_unbonded(run, run.round)

@@ -16,16 +16,16 @@ from prefect.cache_policies import NO_CACHE
 
 from cloudlinkup.errors import JobFailed, NotConfirmed
 from cloudlinkup.verify import merkle
-from cloudlinkup.wire.hashes import seat_leaf, secret_leaf
 from models.telemetry import Telemetry
 from tasks.ahead import goes_ahead
 from tasks.audit import Audit, audit_shard, tell_finished
 from tasks.cleared import still_odd
 from tasks.context import Run
 from tasks.gate import suspicious
+from tasks.inclusion import hand_over_all
 from tasks.orders import read_order
 from tasks.state import Entry, RoundState
-from tasks.together import both
+from tasks.tree import committed, round_leaves
 
 FINAL_WAIT = 120.0  # seconds for a commitment to become final
 POLL = 0.05
@@ -33,28 +33,55 @@ POLL = 0.05
 
 @task(name="verify", cache_policy=NO_CACHE)
 async def verify_round(run: Run) -> None:
-    """Afterwards every entry is accepted, rejected, or was lost before it committed to anything; a round that goes
-    ahead is committed on chain alone."""
-    assert run.round is not None
-    await verify_entries(run, run.round)
-
-
-async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) -> None:
-    """`beside`: judges the round that went ahead, while the next one is under way."""
+    """Afterwards every entry is accepted, rejected, or was lost before it committed to anything. A round that goes
+    ahead is not judged yet, and its commitment is on its way (`ahead_committed`)."""
+    round_ = run.round
+    assert round_ is not None
+    if round_.stage not in ("trained", "committed"):
+        return
     with run.timed("verify"):
         leave_out(run, round_)
-        # what the gates find and what they replay needs no chain, and a commitment takes as long as the chain does
-        _, odd = await both(_commit(run, round_), _odd(run, round_))
-        if round_.stage == "committed" and (beside or not round_.ahead):
-            if not beside and goes_ahead(run, round_, odd):
-                round_.ahead = True
-                run.save_round(round_)
-            else:
-                began = time.monotonic()
-                await _judge(run, round_, odd)
-                run.state.judging = time.monotonic() - began
+        # A commitment takes as long as the chain does. Meanwhile come the gates and, where the round goes ahead, its
+        # average and the next round's plan and orders, which are not sent before it.
+        ahead: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        run.committing = asyncio.create_task(_commit_and_tell(run, round_, ahead))
+        odd = await _odd(run, round_)
+        ahead.set_result(round_.ahead or (bool(committed(round_)) and goes_ahead(run, round_, odd)))
+        if ahead.result():
+            round_.ahead = True
+            run.save_round(round_)
+        else:
+            await run.committing
+            await _judge(run, round_, odd)
     run.save()  # with the seconds that it took
-    if round_.stage == "committed":
+    _tell_verdicts(run, round_)
+
+
+async def verify_ahead(run: Run, round_: RoundState) -> None:
+    """Judges the round that went ahead, while the next one is under way."""
+    await ahead_committed(run)
+    with run.timed("verify"):
+        await _judge(run, round_, {})
+    run.save()
+    _tell_verdicts(run, round_)
+
+
+async def ahead_committed(run: Run) -> None:
+    """Returns when the chain has the commitment of the round that went ahead. Raises what that raised."""
+    if run.open is not None and run.open.stage == "trained" and (run.committing is None or run.committing.done()):
+        run.committing = asyncio.create_task(_commit(run, run.open))  # taken up again, or given up by the chain
+    if run.committing is not None:
+        await run.committing
+
+
+async def _commit_and_tell(run: Run, round_: RoundState, ahead: asyncio.Future[bool]) -> None:
+    await _commit(run, round_)
+    if await ahead:
+        await hand_over_all(run, round_)
+
+
+def _tell_verdicts(run: Run, round_: RoundState) -> None:
+    if round_.stage != "verified":
         return
     taken = [entry for entry in round_.entries if entry.outcome in ("accepted", "rejected")]
     run.event(
@@ -69,22 +96,10 @@ async def verify_entries(run: Run, round_: RoundState, *, beside: bool = False) 
     )
 
 
-def committed(round_: RoundState) -> list[Entry]:
-    """The entries under the round's root, by seat: what was committed to, with an update that opened and is kept."""
-    return sorted((e for e in round_.entries if e.outcome == "committed"), key=lambda e: e.seat)
-
-
-def round_leaves(round_: RoundState, entries: list[Entry] | None = None) -> list[bytes]:
-    """The round's tree: the secret's leaf, then one leaf a seat of `entries`, by default of those that committed."""
-    under = committed(round_) if entries is None else entries
-    seats = [seat_leaf(entry.seat, bytes.fromhex(entry.root)) for entry in under]
-    return [secret_leaf(bytes.fromhex(round_.secret)), *seats]
-
-
 async def _odd(run: Run, round_: RoundState) -> dict[int, str]:
     """Seats whose update a gate finds odd and that did not prove itself, with the reason. A round that went ahead had
     none."""
-    if round_.ahead or round_.stage not in ("trained", "committed"):
+    if round_.ahead:
         return {}
     offered = committed(round_)
     odd = await asyncio.to_thread(suspicious, run, round_, offered) if offered else {}
@@ -129,7 +144,11 @@ async def _commit(run: Run, round_: RoundState) -> None:
 async def _judge(run: Run, round_: RoundState, odd: Mapping[int, str]) -> None:
     """Draws, replays, and repeats the draw in the (rare) case that the chain gave up the block it was drawn from.
 
-    `odd`: seats whose update a gate found odd, with the reason."""
+    `odd`: seats whose update a gate found odd, with the reason. Does nothing for a round that is not committed, as
+    nothing came, or that was judged already."""
+    if round_.stage != "committed":
+        return
+    began = time.monotonic()
     entries, leaves = committed(round_), round_leaves(round_)
     if odd:
         run.log.info("odd_updates", round=round_.round, seats={str(seat): why for seat, why in odd.items()})
@@ -153,6 +172,7 @@ async def _judge(run: Run, round_: RoundState, odd: Mapping[int, str]) -> None:
     round_.audit_seconds = round(round_.cleared_seconds + sum(audit.seconds for audit in audits), 4)
     round_.audit_segments = round_.cleared_segments + sum(audit.replayed for audit in audits)
     round_.stage = "verified"
+    run.state.judging = time.monotonic() - began
     run.save_round(round_)
     rejected = [(e, a) for e, a in zip(entries, audits, strict=True) if e.outcome == "rejected"]
     await asyncio.gather(*(_tell_rejected(run, entry, audit) for entry, audit in rejected))

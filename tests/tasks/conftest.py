@@ -37,7 +37,7 @@ from tasks.rounds import _assign_rows, _seal_partitions
 from tasks.segment import FACTS
 from tasks.state import Entry, Seat, Terms
 from tasks.train import _begin, _one
-from tasks.verify import round_leaves
+from tasks.tree import round_leaves
 from tests.agent.chain_server import GENESIS, ChainServer, SeatState, serving
 from tests.agent.flow import JOB_ID, make_chain, make_handler
 

@@ -31,7 +31,7 @@ from tasks.state import Entry, RoundState
 from tasks.subject import generation
 from tasks.together import both
 from tasks.train import order_round, train_round
-from tasks.verify import verify_round
+from tasks.verify import ahead_committed, verify_round
 from tests.conftest import Platform
 from tests.tasks.conftest import STEP, Rig
 from tests.tasks.on_chain import PRICE, join
@@ -53,7 +53,7 @@ async def silent(*_: object) -> None:
 
 
 def quiet(run: Run) -> None:
-    run.showing = SimpleNamespace(show=silent, exceptional=lambda *_: None)  # type: ignore[assignment]
+    run.showing = SimpleNamespace(show=silent, end=silent, exceptional=lambda *_: None)  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -112,7 +112,9 @@ async def test_training_goes_on_before_the_audit_ends_and_all_of_it_is_paid(mark
     first = await a_round(run)
     assert first is not None and not first.ahead and run.open is None, "nobody has a verified round yet"
     second = await a_round(run)
-    assert second is not None and second.ahead and run.open is second and second.stage == "committed"
+    assert second is not None and second.ahead and run.open is second
+    await ahead_committed(run)
+    assert second.stage == "committed"
     assert run.state.generation == 2 and run.round is None
     job = await read_job(run)
     for entry in second.entries:
@@ -352,6 +354,7 @@ async def alive(market: Rig, wound: Callable[[Run], None]) -> int:
             await finish(run)
         except Killed:
             struck += 1
+            await run.let_go()
         else:
             return struck
 

@@ -193,7 +193,7 @@ async def test_honest_work_passes_a_whole_replay(rig: Rig):
 
 def audit_gate(rig: Rig) -> dict[int, str]:
     from tasks.gate import suspicious
-    from tasks.verify import committed
+    from tasks.tree import committed
 
     assert rig.run.round is not None
     return suspicious(rig.run, rig.run.round, committed(rig.run.round))

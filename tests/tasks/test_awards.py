@@ -45,7 +45,7 @@ async def verified(rig: Rig, number: int, segments: dict[int, int]) -> None:
     await rig.begin(number=number)
     round_ = run.round
     assert round_ is not None
-    await _raise_caps(run, round_)
+    await _raise_caps(run, round_.entries)
     for entry in round_.entries:
         if entry.seat in segments:
             entry.outcome, entry.segments = "committed", segments[entry.seat]

@@ -17,7 +17,7 @@ from cloudlinkup.verify.evidence import recheck
 from tasks.gate import suspicious
 from tasks.orders import update_name
 from tasks.rebalance import _advance
-from tasks.verify import committed
+from tasks.tree import committed
 from tests.tasks.conftest import STEP, Rig
 
 

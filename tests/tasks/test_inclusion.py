@@ -9,7 +9,8 @@ from cloudlinkup.verify import merkle
 from tasks.audit import audit_shard
 from tasks.inclusion import hand_over_paths
 from tasks.state import Entry
-from tasks.verify import _settle, round_leaves
+from tasks.tree import round_leaves
+from tasks.verify import _settle
 from tests.tasks.conftest import STEP, Rig
 
 

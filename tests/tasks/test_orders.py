@@ -7,7 +7,7 @@ import pytest
 from cloudlinkup.wire.calls import BlobRef, CallRequest, CallResult, TrainReply
 from cloudlinkup.wire.messages import Commit, Signed, sign
 from tasks.gate import suspicious
-from tasks.verify import committed, round_leaves
+from tasks.tree import committed, round_leaves
 from tests.tasks.conftest import Rig, Tamper
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,8 @@ import pytest
 
 from cloudlinkup.errors import BadInput
 from tasks.planning import load_data
-from tasks.quoted import remember_quoted
-from tasks.segment import PREPARED, segment
+from tasks.quoted import FRESH, quoted_facts, remember_facts, remember_quoted
+from tasks.segment import FACTS, PREPARED, segment, stored_facts
 from tests.tasks.conftest import Rig
 
 
@@ -31,3 +33,26 @@ async def test_rows_that_changed_since_the_quote_lock_nothing(rig: Rig):
     frame.to_csv(path, index=False)
     await segment.fn(run)
     assert run.state.stage == "allocate"
+
+
+async def test_a_run_that_begins_soon_takes_the_quotes_timing(rig: Rig):
+    run = rig.run
+    path = rig.folder / "rows.csv"
+    pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) % 2}).to_csv(path, index=False)
+    run.job = run.job.model_copy(update={"data": run.job.data.model_copy(update={"uri": str(path)})})
+    run.settings = replace(run.settings, file_roots=(rig.folder.resolve(),))
+    (run.folder / FACTS).unlink()
+    await segment.fn(run)
+    measured = stored_facts(run)
+    quoted = measured.model_copy(update={"samples": measured.samples + 1})  # to be told from one measured here
+    remember_facts(run.settings.home, run.job, run.data.spec, quoted)
+    (run.folder / FACTS).unlink()
+    await segment.fn(run)
+    assert stored_facts(run) == quoted
+    other = replace(run.data.spec, batch=run.data.spec.batch + 1)
+    assert quoted_facts(run.settings.home, run.job, other) is None, "another spec is another step"
+    (place,) = (run.settings.home.root / "quotes").glob(f"*.{run.data.spec.hash}")
+    os.utime(place, (time.time(), time.time() - FRESH - 1))
+    assert quoted_facts(run.settings.home, run.job, run.data.spec) is None, "too old"
+    place.write_text("{}")
+    assert quoted_facts(run.settings.home, run.job, run.data.spec) is None, "of another version"
