@@ -1,10 +1,11 @@
 """A round that goes ahead: its updates enter the weights at once, and its audit runs beside the next round's training.
 
 Training then waits neither for replays nor for the chain's finality. In the order of what happens to such a round r:
-it is committed on chain; its updates are averaged, and the next orders go out with the paths to its root; beside their
-training it is judged, awarded and counted; only then is r + 1 committed, as the program takes awards for the latest
-commitment alone. What its audit does not accept is taken out again: the weights become what they would be without it,
-and the next round's updates are added to that. Those had begun with the worse weights; that is the price.
+while its commitment is on its way to the chain, its updates are averaged and the next round is planned and sealed; once
+the chain has it, the paths to its root and then the next orders go out; beside their training it is judged, awarded and
+counted; only then is r + 1 committed, as the program takes awards for the latest commitment alone. What its audit does
+not accept is taken out again: the weights become what they would be without it, and the next round's updates are added
+to that. Those had begun with the worse weights; that is the price.
 
 A contributor credits one round without an award, or ten minutes of it: that is used up here, so long rounds wait for
 their audit, and so do rounds of somebody with a gap in its awards (it did not open once, a result got lost on its way,
