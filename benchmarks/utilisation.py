@@ -11,23 +11,24 @@ repeats, and its range; once in CPU seconds of the whole process, which other pr
 clock. Not here: the network, waiting for the chain, and the partition, which is sent once a job.
 
 Second table: jobs of the 1.1M network on four contributors of speed 1:2:4:8, and on eight, two of each. (Of the four,
-the fastest has 8/15 of the speed, does as much and weighs a third.) Each vanishes with a chance of 5% at some
-moment of the job. The product's planner and rounds (`models/simulator`) run on a simulated clock; shards jitter by 5%.
-What they are fed is measured here: the contributor's own states (`own`, as if there were no second thread for them),
-opening, quantising and sealing, and the flow's reading, judging, aggregating and publishing. The audit is
-`models/auditing`'s average for the plan's rounds, on one auditor as fast as the fastest contributor, and it and the
-finality run beside the next round, as in the product (`tasks/ahead`): the first and the last round wait. Assumed: 100
-Mbit/s a contributor, HANDLING seconds a round for orders and answers, and the finality. A step's time on the fastest is
-set, from what the first table measures upwards (heavier rows, slower machines): fixed costs weigh less as rounds get
-longer. The share is ideal over real time; ideal is all steps over the summed speed of whoever is there. "in turn" is
-the share if every round waited for its audit; "free" if there were none, and no finality. Baseline: an equal split that
-waits for the slowest, and for its audits. The real stack is not timed: on a machine that all parts share they would
-wait for each other.
+the fastest has 8/15 of the speed, does as much and weighs a third.) Each vanishes with a chance of 5% at some moment of
+the job. The product's planner and rounds (`models/simulator`) run on a simulated clock; shards jitter by 5%. What they
+are fed is measured here: the contributor's own states (`own`, as if there were no second thread for them), opening,
+quantising and sealing, and the flow's reading, judging, aggregating and publishing. The audit is `models/auditing`'s
+average for the plan's rounds, on one auditor as fast as the fastest contributor ("two": on two, as the flow replays on
+two cores or more where its machine has them idle), and it and the finality run beside the next round, as in the product
+(`tasks/ahead`): the first and the last round wait. Assumed: 100 Mbit/s a contributor, HANDLING seconds a round for
+orders and answers, and the finality. A step's time on the fastest is set, from what the first table measures upwards
+(heavier rows, slower machines): fixed costs weigh less as rounds get longer. The share is ideal over real time; ideal
+is all steps over the summed speed of whoever is there. "in turn" is the share if every round waited for its audit;
+"free" if there were none, and no finality. Baseline: an equal split that waits for the slowest, and for its audits. The
+real stack is not timed: on a machine that all parts share they would wait for each other.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import tempfile
 import time
@@ -247,13 +248,16 @@ def plan_of(step: float, speeds: tuple[int, ...]) -> JobPlan:
     return plan_job(facts(ROUNDS * 100 * len(speeds)), chosen, predictor="measured", version="0")
 
 
-def audit_seconds(plan: JobPlan, step: float, parameters: int) -> float:
-    """Of one round after the first, on one auditor as fast as the fastest contributor."""
+def audit_seconds(plan: JobPlan, step: float, parameters: int, auditors: int = 1) -> float:
+    """Of one round after the first, on auditors as fast as the fastest contributor, one shard at a time each."""
     size = state_size(parameters)
     costs = ReplayCosts(plan.segment_steps * step, OPENING_LATENCY + size / OPENING_BYTES_A_SECOND)
     split = plan_round(plan, 2, plan.total_steps, plan.predictions)
     shards = [shard_cost(seat.max_segments, costs, size, first=False, small=False) for seat in split.seats]
-    return sum(one.seconds + one.bytes / OPENING_BYTES_A_SECOND for one in shards)
+    busy = [0.0] * auditors
+    for seconds in sorted((one.seconds + one.bytes / OPENING_BYTES_A_SECOND for one in shards), reverse=True):
+        heapq.heapreplace(busy, busy[0] + seconds)  # the longest shards first, to whoever is free
+    return max(busy)
 
 
 def ideal_seconds(steps: float, machines: list[Machine]) -> float:
@@ -271,16 +275,18 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
     """Shares of the ideal in percent, and where the real time goes, in percent of it; means over the jobs."""
     plan, rng = plan_of(step, speeds), np.random.default_rng(seed)
     audit, update = audit_seconds(plan, step, costs.parameters), 2.0 * encoded_size(costs.parameters)
+    by_two = audit_seconds(plan, step, costs.parameters, 2)
     own, handling = costs.state / (plan.segment_steps * step), costs.flow * len(speeds) + HANDLING
     pure = [step * FASTEST / speed for speed in speeds]
     whole = plan.total_steps / sum(1 / seconds for seconds in pure)
-    found: dict[str, list[float]] = {key: [] for key in ("share", "turn", "free", "equal", *PARTS)}
+    found: dict[str, list[float]] = {key: [] for key in ("share", "two", "turn", "free", "equal", *PARTS)}
     for _ in range(jobs):
         until = np.where(rng.random(len(speeds)) < VANISH, rng.random(len(speeds)) * whole, inf)
         if not np.isinf(until).any():
             continue
         real = []
-        for waits, beside in ((0.0, audit + finality), (audit + finality, 0.0), (0.0, 0.0)):
+        worlds = ((0.0, audit + finality), (audit + finality, 0.0), (0.0, 0.0), (0.0, by_two + finality))
+        for waits, beside in worlds:
             machines = [
                 Machine(
                     seconds * (1 + own),
@@ -291,7 +297,7 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
             ]
             world = World(dispatch=waits + handling, jitter=JITTER, update=update, audit=beside)
             real.append(simulate(plan, machines, np.random.default_rng(int(rng.integers(2**31))), world))
-        took, turn, free = real
+        took, turn, free, two = real
         ideal = ideal_seconds(
             plan.total_steps, [Machine(seconds, float(end)) for seconds, end in zip(pure, until, strict=True)]
         )
@@ -310,6 +316,7 @@ def share(step: float, finality: float, costs: Costs, jobs: int, seed: int, spee
         for key, value in parts.items():
             found[key].append(value)
         found["share"].append(100 * ideal / took.seconds)
+        found["two"].append(100 * ideal / two.seconds)
         found["turn"].append(100 * ideal / turn.seconds)
         found["free"].append(100 * ideal / free.seconds)
         found["equal"].append(100 * ideal / equal)
@@ -367,12 +374,12 @@ def main() -> None:
     print(f"Goal: at most {GOAL:g}% more CPU than the bare loop. Steps are faster than its own where a sum is below 0.")
     print("\nShare of the ideal, contributors of speed 1:2:4:8, 5% vanish; % of the real time")
     heads = f"{'':6}{'step':>6}{'finality':>10}{'round':>9}{'share':>8}{'interval':>15}"
-    print(heads + f"{'in turn':>9}{'free':>7}{'equal':>7}", end="")
+    print(heads + f"{'two':>8}{'in turn':>9}{'free':>7}{'equal':>7}", end="")
     print("".join(f"{part:>10}" for part in PARTS[1:]))
     for row in rows:
         low, high = row["interval"]
         cells = f"{row['contributors']:6}{row['step_seconds']:5g}s{row['finality']:9g}s{row['round_seconds']:8.1f}s"
-        cells += f"{row['share']:7.1f}%{f'[{low:.1f}, {high:.1f}]':>15}{row['turn']:8.1f}%"
+        cells += f"{row['share']:7.1f}%{f'[{low:.1f}, {high:.1f}]':>15}{row['two']:7.1f}%{row['turn']:8.1f}%"
         cells += f"{row['free']:6.1f}%{row['equal']:6.1f}%"
         print(cells + "".join(f"{row[part]:9.1f}%" for part in PARTS[1:]))
     print(f"Goal: {SHARE_GOAL:g}%.")
