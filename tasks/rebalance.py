@@ -83,15 +83,16 @@ async def close_round(run: Run) -> None:
     round_ = run.open
     if round_ is None:
         return
-    await verify_ahead(run, round_)
     try:
+        await verify_ahead(run, round_)
         await award_entries(run, round_)
     except ProgramError as error:
         if error.name != "JobEnded":
             raise
         left = await unawarded(run, round_.round)  # an award may have landed just before the deadline
         for entry in round_.entries:  # nobody is paid for it any more, so nothing of it is delivered
-            if entry.outcome == "accepted" and (left is None or entry.seat in left):
+            paid = left is not None and entry.seat not in left
+            if entry.outcome == "committed" or (entry.outcome == "accepted" and not paid):
                 entry.outcome, entry.reason = "lost", "the deadline passed before its award"
         await dispute_rejected(run, round_)
     await _close(run, round_)

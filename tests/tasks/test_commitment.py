@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
-from cloudlinkup.errors import NotConfirmed, ShardTimeout
+from cloudlinkup.errors import NotConfirmed, ProgramError, ShardTimeout
 from tasks.rebalance import close_round, rebalance
 from tasks.release import release
 from tasks.rounds import next_round
@@ -105,3 +106,23 @@ async def test_a_commitment_that_fails_ends_the_run_and_is_made_again_by_the_nex
     third = await a_round(run)
     assert third is not None
     assert {entry.outcome for entry in second.entries} == {"accepted"}
+
+
+async def test_a_round_that_the_deadline_left_uncommitted_is_taken_out(
+    market: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that died with the commitment on its way, and was submitted again after the deadline."""
+    run = market.run
+    await a_round(run)
+    before, done = run.weights.weights.copy(), run.state.steps_done
+
+    async def late(*_: Any) -> list[str]:
+        raise ProgramError(6022, "JobEnded", "the deadline has passed")
+
+    monkeypatch.setattr(run.ledger, "commit_round", late)
+    second = await a_round(run)
+    assert second is not None and second.ahead and run.state.steps_done > done
+    await close_round.fn(run)
+    assert run.open is None and {entry.outcome for entry in second.entries} == {"lost"}
+    assert run.state.steps_done == done and run.state.unpublished
+    np.testing.assert_array_equal(run.weights.weights, before)
