@@ -11,7 +11,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
-from cloudlinkup.errors import BadInput, CloudLinkUpError, JobFailed
+from cloudlinkup.errors import BadInput, CloudLinkUpError, JobFailed, NotConfirmed, Unavailable
 from cloudlinkup.types import JobSpec
 from tasks.allocate import allocate
 from tasks.context import Run, open_run
@@ -77,6 +77,9 @@ async def _close_books(run: Run, error: CloudLinkUpError) -> None:
         if run.prepared is not None:
             try:
                 await close_round(run)
+            except (NotConfirmed, Unavailable) as failed:  # it may yet be paid: submitted again, it goes on here
+                run.store.fail(run.request_id, describe(failed), final=False)
+                return
             except CloudLinkUpError as failed:
                 run.log.warning("given_up", why=str(failed)[:120])
                 await give_up(run)

@@ -82,9 +82,10 @@ class Run:
         self.trials: list[Subject] = []  # of a job with `search`, by number
         self.folds: np.ndarray = np.empty(0, np.int32)  # of its training rows
         self.plan: RoundPlan | None = None  # of the next round
-        self.peers: dict[str, Peer] | None = None  # who was connected when that was planned, until its orders go out
-        self.committing: asyncio.Task[None] | None = None  # the commitment of a round that goes ahead, and its paths
-        self.told: set[str] = set()  # hashes of the orders whose contributors have the path to the open round's root
+        self.peers: tuple[float, dict[str, Peer]] | None = None  # who was connected at that time, when it was planned
+        self.committing: asyncio.Task[None] | None = None  # the commitment of the latest round
+        # of a round that goes ahead: whether the contributor of a seat took the path to its root, by the order's hash
+        self.handing: dict[str, asyncio.Task[bool]] = {}
         self.decimals = 0
         self._inside: dict[str, float] = {}  # the stages of rounds that are being timed, and since when
         self.replays = asyncio.Semaphore(AT_ONCE)
@@ -142,9 +143,10 @@ class Run:
     async def let_go(self) -> None:
         """Ends what still runs beside; taken up again, a job reads from the chain what became of it."""
         await self.showing.end()
-        if self.committing is not None:
-            self.committing.cancel()
-            await asyncio.gather(self.committing, return_exceptions=True)
+        beside = [*self.handing.values(), *([] if self.committing is None else [self.committing])]
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
     def worked(self) -> float:
         """Seconds that runs of this job have spent on its rounds so far; what passed between two runs is not among

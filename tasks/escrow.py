@@ -6,7 +6,6 @@ retry meets the open account or a stale id, never a second lock.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import uuid
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from cloudlinkup.ledger.accounts import MAX_WINDOW, client_address, job_address
 from cloudlinkup.types import format_tokens, parse_tokens
 from tasks.context import Run
 from tasks.state import Terms
+from tasks.together import every
 
 MARGIN = 600  # seconds between the planned end and the deadline on chain, for audits and restarts
 SLOWDOWN = 4  # and room for a job that takes this many times its P90
@@ -71,7 +71,7 @@ async def open_accounts(run: Run, wallets: Iterable[str]) -> None:
     Not sooner: keys cost nothing, and the rent of an account is its owner's to take by closing it. A sponsor that
     cannot pay stops no job: what is awarded stays on chain for the wallet, and the next award tries again.
     """
-    await asyncio.gather(*(_open_account(run, wallet) for wallet in sorted(set(wallets))))
+    await every(*(_open_account(run, wallet) for wallet in sorted(set(wallets))))
 
 
 async def _open_account(run: Run, wallet: str) -> None:

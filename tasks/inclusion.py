@@ -42,22 +42,20 @@ async def hand_over_open(run: Run, seat: Seat) -> bool:
     return taken
 
 
-def was_told(run: Run, seat: Seat) -> bool:
-    """Whether the seat's contributor took the path of the round before already (`hand_over_all`)."""
+def hand_over_all(run: Run, round_: RoundState) -> None:
+    """Begins to send the paths of a round that goes ahead, as soon as it is committed. Nobody waits for another's."""
+    slow = {order: task for order, task in run.handing.items() if not task.done()}
+    run.handing = slow | {
+        entry.order.hash.hex(): asyncio.create_task(_hand_over(run, round_, entry, more=True))
+        for entry in under_the_root(round_)
+    }
+
+
+async def was_told(run: Run, seat: Seat) -> bool:
+    """Whether the seat's contributor has taken the path of the round before; waits for the one on its way."""
     before = [] if run.open is None else under_the_root(run.open)
-    return all(entry.order.hash.hex() in run.told for entry in before if entry.seat == seat.seat)
-
-
-async def hand_over_all(run: Run, round_: RoundState) -> None:
-    """The paths of a round that goes ahead, to everybody in it, as soon as it is committed. Whoever does not take its
-    path now is asked again with its order."""
-
-    async def hand(entry: Entry) -> None:
-        if await _hand_over(run, round_, entry, more=True):
-            run.told.add(entry.order.hash.hex())
-
-    run.told.clear()
-    await asyncio.gather(*(hand(entry) for entry in under_the_root(round_)))
+    mine = [run.handing.get(entry.order.hash.hex()) for entry in before if entry.seat == seat.seat]
+    return all([task is not None and await task for task in mine])
 
 
 async def _hand_over(run: Run, round_: RoundState, entry: Entry, *, more: bool = False) -> bool:

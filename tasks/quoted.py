@@ -33,6 +33,8 @@ def remember_quoted(home: Home, job: JobSpec, rows: str) -> None:
     for old in place.parent.iterdir():
         if old.stat().st_mtime < time.time() - KEEP:
             old.unlink(missing_ok=True)
+    for older in place.parent.glob(f"{place.name}.*"):  # what was measured with other rows
+        older.unlink(missing_ok=True)
     place.write_text(rows)
 
 

@@ -221,7 +221,7 @@ async def _refresh(run: Run, plan: JobPlan) -> dict[str, Peer]:
         if len(run.state.active()) < places:
             await _seat_newcomers(run, peers, plan)
         if run.state.active():
-            run.peers = peers
+            run.peers = time.monotonic(), peers
             return peers
         if time.monotonic() >= end:
             raise NoContributors(

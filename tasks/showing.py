@@ -37,8 +37,9 @@ class Showing:
         done = run.state.steps_done >= run.state.total_steps
         if not done and (time.monotonic() - self._last < EVERY or (self._writing and not self._writing.done())):
             return
-        if self._writing is not None:
-            await self._writing
+        before, self._writing = self._writing, None
+        if before is not None:
+            await before
         percent = 100 * run.state.steps_done / max(1, run.state.total_steps)
         about = (
             f"Round {round_.round}: {run.state.metric} {run.state.score:.4f}. "

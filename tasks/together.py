@@ -10,9 +10,16 @@ First = TypeVar("First")
 Second = TypeVar("Second")
 
 
+async def every(*these: Awaitable[object]) -> None:
+    """Each comes to its end, whatever becomes of the others: a transaction that was begun is seen through. Then the
+    first one's error."""
+    for one in await asyncio.gather(*these, return_exceptions=True):
+        if isinstance(one, BaseException):
+            raise one
+
+
 async def both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
-    """What both return. Each comes to its end, whatever becomes of the other: a transaction that was begun is seen
-    through. Then the first one's error, or the second's."""
+    """What both return, as `every`: the first one's error, or the second's."""
     found = await asyncio.gather(first, second, return_exceptions=True)
     for one in found:
         if isinstance(one, BaseException):

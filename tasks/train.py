@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterable
 
 from prefect import task
@@ -25,6 +26,8 @@ from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import Subject, partition, subject
 from tasks.together import both
 from tasks.verify import ahead_committed
+
+PEERS_KNOWN = 5.0  # seconds for which a contributor counts as connected, on the device that it was on
 
 
 @task(name="order", cache_policy=NO_CACHE)
@@ -47,7 +50,9 @@ async def train_round(run: Run) -> None:
         return
     with run.timed("train"):
         await ahead_committed(run)
-        peers, run.peers = run.peers or await connected(run), None
+        known, run.peers = run.peers, None
+        fresh = known is not None and time.monotonic() - known[0] < PEERS_KNOWN
+        peers = known[1] if known is not None and fresh else await connected(run)
         await asyncio.gather(*(_one(run, run.round, entry, peers) for entry in run.round.entries))
         await _drop_unbonded(run, run.round)
         run.round.stage = "trained"
@@ -172,7 +177,7 @@ async def _ask(run: Run, round_: RoundState, entry: Entry, peer: Peer | None, se
     if peer is None or not peer.fits(seat):
         entry.outcome, entry.reason = "lost", "not connected" if peer is None else "it came back on another device"
         return
-    if not was_told(run, seat):
+    if not await was_told(run, seat):
         await hand_over_open(run, seat)
     offered = False
     while (bad := await send_order(run, round_, entry, peer, seat)) is not None:

@@ -77,7 +77,7 @@ async def ahead_committed(run: Run) -> None:
 async def _commit_and_tell(run: Run, round_: RoundState, ahead: asyncio.Future[bool]) -> None:
     await _commit(run, round_)
     if await ahead:
-        await hand_over_all(run, round_)
+        hand_over_all(run, round_)
 
 
 def _tell_verdicts(run: Run, round_: RoundState) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudlinkup.errors import NotConfirmed, ProgramError, ShardTimeout
+from cloudlinkup.errors import JobFailed, NotConfirmed, ProgramError, ShardTimeout
+from flows.train import _close_books
 from tasks.rebalance import close_round, rebalance
 from tasks.release import release
 from tasks.rounds import next_round
@@ -80,7 +81,8 @@ async def test_whose_path_was_lost_gets_it_with_its_order(market: Rig) -> None:
     second = await a_round(run)
     assert second is not None and second.ahead
     await ahead_committed(run)
-    assert lost[0] == 1 and len(run.told) == len(second.entries) - 1
+    taken = await asyncio.gather(*run.handing.values())
+    assert lost[0] == 1 and sorted(taken) == [False, True, True]
     keys = asked(market)
     third = await a_round(run)
     assert third is not None and {entry.outcome for entry in third.entries} == {"committed"}
@@ -126,3 +128,52 @@ async def test_a_round_that_the_deadline_left_uncommitted_is_taken_out(
     assert run.open is None and {entry.outcome for entry in second.entries} == {"lost"}
     assert run.state.steps_done == done and run.state.unpublished
     np.testing.assert_array_equal(run.weights.weights, before)
+
+
+async def test_a_job_that_fails_with_its_commitment_unconfirmed_loses_no_work(
+    market: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have landed. Whoever submits the job again has it committed, judged and paid."""
+    run, told = market.run, []
+    await a_round(run)
+
+    async def unsure(*_: Any) -> list[str]:
+        raise NotConfirmed("the RPC fell silent")
+
+    monkeypatch.setattr("flows.train.close_round", close_round.fn)
+    monkeypatch.setattr(run.store, "fail", lambda _, error, final: told.append((error["error"], final)))
+    with monkeypatch.context() as patch:
+        patch.setattr(run.ledger, "commit_round", unsure)
+        second = await a_round(run)
+        assert second is not None and second.ahead
+        await _close_books(run, JobFailed("nobody is left"))
+    assert told == [("NotConfirmed", False)] and run.open is second
+    assert {entry.outcome for entry in second.entries} == {"committed"}
+    await close_round.fn(run)
+    assert {entry.outcome for entry in second.entries} == {"accepted"}
+
+
+async def test_a_deaf_contributor_holds_up_nobody_elses_order(market: Rig) -> None:
+    run = market.run
+    await a_round(run)
+    agent, real, hears = run.state.seat(1).agent, market.cluster.call, asyncio.Event()
+
+    async def deaf(to: str, request: Any, key: str) -> Any:
+        if to == agent and key.startswith("path-"):
+            await hears.wait()
+        return await real(to, request, key)
+
+    market.cluster.call = deaf  # type: ignore[method-assign]
+    second = await a_round(run)
+    assert second is not None and second.ahead and await next_round(run)
+    await order_round.fn(run)
+    going = asyncio.create_task(train_round.fn(run))
+    assert run.round is not None
+    others = [entry for entry in run.round.entries if entry.seat != 1]
+    async with asyncio.timeout(20):
+        while {entry.outcome for entry in others} != {"committed"}:  # noqa: ASYNC110 - set by the round
+            await asyncio.sleep(0.02)
+    assert not going.done()
+    hears.set()
+    await going
+    assert {entry.outcome for entry in run.round.entries} == {"committed"}
