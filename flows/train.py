@@ -22,7 +22,7 @@ from tasks.release import release
 from tasks.rounds import next_round
 from tasks.segment import segment
 from tasks.settle import settle
-from tasks.together import both
+from tasks.together import every
 from tasks.train import order_round, train_round
 from tasks.verify import verify_round
 
@@ -49,7 +49,7 @@ async def _stages(run: Run) -> None:
         await escrow_lock(run)
         while await _goes_on(run):
             await order_round(run)
-            await both(train_round(run), close_round(run))
+            await every(train_round(run), close_round(run))
             await verify_round(run)
             await release(run)
             await rebalance(run)

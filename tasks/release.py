@@ -14,7 +14,7 @@ from tasks.awards import award_late, award_round
 from tasks.context import Run
 from tasks.escrow import open_accounts
 from tasks.state import RoundState
-from tasks.together import both
+from tasks.together import every
 
 
 @task(name="release", cache_policy=NO_CACHE)
@@ -39,7 +39,7 @@ async def award_entries(run: Run, round_: RoundState) -> None:
                 pay[entry.seat] = pay.get(entry.seat, 0) + entry.segments * step * run.state.price
         # what matured before does not wait for this round, nor an award for the account that it will be paid to
         accounts = open_accounts(run, (run.state.seat(seat).wallet for seat in pay))
-        await both(_award(run, round_, pay), both(pay_matured(run), accounts))
+        await every(_award(run, round_, pay), pay_matured(run), accounts)
         await dispute_rejected(run, round_)
         round_.stage = "awarded"
         run.save_round(round_)

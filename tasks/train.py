@@ -24,7 +24,7 @@ from tasks.pretrained import seal_frozen
 from tasks.rounds import keep_rows
 from tasks.state import Entry, RoundState, Seat, Start
 from tasks.subject import Subject, partition, subject
-from tasks.together import both
+from tasks.together import every
 from tasks.verify import ahead_committed
 
 PEERS_KNOWN = 5.0  # seconds for which a contributor counts as connected, on the device that it was on
@@ -36,7 +36,7 @@ async def order_round(run: Run) -> None:
     with run.timed("order"):
         if run.round is None:
             assert run.plan is not None
-            await both(_raise_caps(run, run.plan.seats), _begin(run, run.plan))
+            await every(_raise_caps(run, run.plan.seats), _begin(run, run.plan))
         elif run.round.stage == "ordered":
             await _raise_caps(run, run.round.entries)
 

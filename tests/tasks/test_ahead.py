@@ -29,7 +29,7 @@ from tasks.release import release
 from tasks.rounds import drop_rows, next_round
 from tasks.state import Entry, RoundState
 from tasks.subject import generation
-from tasks.together import both
+from tasks.together import every
 from tasks.train import order_round, train_round
 from tasks.verify import ahead_committed, verify_round
 from tests.conftest import Platform
@@ -75,7 +75,7 @@ async def a_round(run: Run) -> RoundState | None:
     if not await next_round(run):
         return None
     await order_round.fn(run)
-    await both(train_round.fn(run), close_round.fn(run))
+    await every(train_round.fn(run), close_round.fn(run))
     await verify_round.fn(run)
     round_ = run.round
     await release.fn(run)

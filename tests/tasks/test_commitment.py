@@ -13,7 +13,7 @@ from flows.train import _close_books
 from tasks.rebalance import close_round, rebalance
 from tasks.release import release
 from tasks.rounds import next_round
-from tasks.together import both
+from tasks.together import every
 from tasks.train import order_round, train_round
 from tasks.verify import ahead_committed, verify_round
 from tests.tasks.conftest import Rig
@@ -53,7 +53,7 @@ async def test_planning_and_sealing_wait_for_no_commitment_and_orders_do(
     assert await next_round(run)
     await order_round.fn(run)
     assert run.round is not None and run.round.stage == "ordered", "it is stored, and its caps are raised"
-    going = asyncio.create_task(both(train_round.fn(run), close_round.fn(run)))
+    going = asyncio.create_task(every(train_round.fn(run), close_round.fn(run)))
     await asyncio.sleep(0.3)
     assert not {"path 2", "train 3"} & set(keys)
     lands.set()

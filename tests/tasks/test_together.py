@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from tasks.together import both
+from tasks.together import every
 
 
 async def test_both_run_to_their_end_whatever_becomes_of_the_other() -> None:
@@ -17,13 +17,13 @@ async def test_both_run_to_their_end_whatever_becomes_of_the_other() -> None:
         ended.append("works")
 
     def pair(one: Awaitable[None], other: Awaitable[None]) -> Awaitable[object]:
-        return both(one, other)
+        return every(one, other)
 
     for first, second, why in ((fails("a"), works(), "a"), (works(), fails("b"), "b"), (fails("a"), fails("b"), "a")):
         with pytest.raises(ValueError, match=why):
             await pair(first, second)
     assert ended == ["works", "works"]
-    assert await both(says("a"), says("b")) == ("a", "b")
+    assert await every(says("a"), says("b")) == ["a", "b"]
 
 
 async def says(what: str) -> str:
